@@ -1,0 +1,5 @@
+"""`python -m headsearch` is the command `headsearch`."""
+
+from headsearch.cli import main
+
+main()

@@ -1,0 +1,170 @@
+"""The Python calls: `search`, `prune`, `save_pruned`, `load_pruned`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from torch import nn
+
+from headsearch.heads import HeadMap, HeadSet
+from headsearch.memo.memory import MemoryStore
+from headsearch.memo.sqlite import SqliteStore
+from headsearch.memo.store import MemoStore
+from headsearch.model.checkpoint import load_pruned, save_pruned
+from headsearch.model.families import head_map
+from headsearch.model.narrow import narrowed
+from headsearch.report.console import Progress
+from headsearch.report.summary import result_lines
+from headsearch.run.config import RunConfig
+from headsearch.run.engines import make_executor
+from headsearch.run.prepare import make_task
+from headsearch.run.session import run_search
+from headsearch.task.data import examples_from_rows
+
+__all__ = ["OperatingPoint", "SearchResult", "load_pruned", "prune", "save_pruned", "search"]
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """One set of removed heads and what it scores on the search split.
+
+    Attributes:
+        removed: (layer, head) pairs.
+        heads_removed: how many they are.
+        metric, loss: on the search split.
+        correct: right answers, for accuracy.
+    """
+
+    removed: tuple[tuple[int, int], ...]
+    heads_removed: int
+    metric: float
+    loss: float | None
+    correct: int | None = None
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> OperatingPoint:
+        """Read what `result.json` holds of one."""
+        pairs = tuple((layer, head) for layer, head in values["removed"])
+        return cls(**{**values, "removed": pairs})
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What a search found.
+
+    Attributes:
+        best: most heads removed within the budget.
+        operating_points: the frontier of heads removed against metric, most removed first.
+        mask: the content of `mask.json` for `best`.
+        details: the content of `result.json`.
+    """
+
+    best: OperatingPoint
+    operating_points: tuple[OperatingPoint, ...]
+    mask: dict[str, Any]
+    details: dict[str, Any]
+
+    def __str__(self) -> str:
+        return "\n".join(result_lines(self.details, self.mask))
+
+
+def search(
+    model: nn.Module,
+    tokenizer: Any,
+    dataset: Any,
+    max_drop: float = 0.01,
+    *,
+    text_column: str = "text",
+    pair_column: str | None = None,
+    label_column: str = "label",
+    memo: str | Path | None = None,
+    progress: bool = False,
+    **options: Any,
+) -> SearchResult:
+    """Remove as many attention heads as possible while the metric stays within the budget.
+
+    Args:
+        model: a fine-tuned sequence classification model; it is not changed.
+        tokenizer: its tokenizer.
+        dataset: labelled validation data: a `datasets.Dataset`, or any sequence of rows.
+        max_drop: how far the metric may fall, absolute: 0.01 is one point of accuracy.
+        text_column, pair_column, label_column: where texts and labels are.
+        memo: a file that keeps all scores for later searches; None keeps them in memory only.
+        progress: show progress on stderr.
+        **options: any other option of `headsearch run` by its Python name: `metric`,
+            `max_examples`, `engine` ("inline" here unless said otherwise), `workers`, `shards`,
+            `threads_per_worker`, `max_evaluations`, `time_limit` (seconds), …
+
+    Raises:
+        HeadsearchError: an argument, the data or the model can't be used; one clear line.
+    """
+    options = {"engine": "inline", **options}
+    config = RunConfig.from_json(
+        {
+            "model": type(model).__name__,
+            "data": "dataset",
+            "max_drop": max_drop,
+            "text_column": text_column,
+            "pair_column": pair_column,
+            "label_column": label_column,
+            **options,
+        }
+    )
+    whole: Any = model
+    head_map(model)  # an unknown family is said before data are read
+    examples = examples_from_rows(
+        dataset,
+        text_column=text_column,
+        pair_column=pair_column,
+        label_column=label_column,
+        id2label=whole.config.id2label,
+        classes=whole.config.num_labels,
+        max_examples=config.max_examples,
+        seed=config.seed,
+    )
+    task = make_task(model, tokenizer, examples, config)
+    store: MemoStore = (
+        MemoryStore() if memo is None else SqliteStore(Path(memo), task.fingerprint)
+    )
+    try:
+        executor = make_executor(config, task)
+        try:
+            with Progress(Console(stderr=True), quiet=not progress) as watcher:
+                outcome = run_search(task, config, executor, store, watcher=watcher)
+        finally:
+            executor.close()
+    finally:
+        store.close()
+    result = outcome.result
+    return SearchResult(
+        best=OperatingPoint.from_json(result["best"]),
+        operating_points=tuple(map(OperatingPoint.from_json, result["operating_points"])),
+        mask=outcome.mask,
+        details=result,
+    )
+
+
+def prune(
+    model: nn.Module, removed: HeadSet | Mapping[str, Any] | Iterable[Sequence[int]]
+) -> nn.Module:
+    """Return a narrow copy of the model without the given heads.
+
+    Args:
+        model: a model of a known family; it is not changed.
+        removed: (layer, head) pairs, as in `result.best.removed`; the content of a `mask.json`;
+            or a HeadSet.
+
+    Raises:
+        InputError: a head is named that the model does not have, or the mask is of another shape.
+        UnknownFamilyError: the model's family is not known.
+    """
+    shape = head_map(model)
+    if isinstance(removed, HeadSet):
+        return narrowed(model, removed)
+    if isinstance(removed, Mapping):
+        return narrowed(model, shape.from_mask_for(removed))
+    return narrowed(model, shape.from_pairs(tuple(pair) for pair in removed))

@@ -1,0 +1,199 @@
+"""The command line: parses, calls, prints."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from headsearch import __version__
+from headsearch.errors import HeadsearchError
+from headsearch.run.config import DTYPES, ENGINES, RunConfig, seconds
+from headsearch.task.metric import METRICS
+
+INTERRUPTED = 130
+NOTHING_FOUND = 3
+NOT_VERIFIED = 1
+
+
+class _Duration(click.ParamType):
+    name = "duration"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> float:
+        """Read a duration such as 30m; raises `InputError`, which `main` prints."""
+        return value if isinstance(value, float) else seconds(str(value))
+
+
+def _options(*decorators: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Apply options in the order they are listed."""
+
+    def apply(function: Any) -> Any:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return apply
+
+
+# Budgets and engine: all that a resumed run may change.
+_resumable = _options(
+    click.option("--max-drop", type=float, help="How far the metric may fall, absolute. [0.01]"),
+    click.option("--max-evaluations", type=int, help="Stop after so many scored head sets."),
+    click.option("--max-expansions", type=int, help="Stop after so many expansions."),
+    click.option(
+        "--patience", type=int, help="Stop after so many expansions in vain; 0: never. [8]"
+    ),
+    click.option("--time-limit", type=_Duration(), help="Stop after a time such as 30m or 2h."),
+    click.option("--engine", type=click.Choice(ENGINES), help="Where to compute. [auto]"),
+    click.option("--ray-address", help="A running Ray cluster, or `auto`."),
+    click.option("--workers", type=int, help="Workers. [one for each GPU, or CPU]"),
+    click.option("--gpus-per-worker", type=float, help="GPUs of each worker; may be a fraction."),
+    click.option("--threads-per-worker", type=int, help="CPU threads of each worker."),
+    click.option("--shards", type=int, help="Shards of the data. [as many as workers]"),
+    click.option("--cache-mb", type=int, help="Parent cache of each worker, in MiB. [512]"),
+)
+_shown = _options(
+    click.option("--quiet", is_flag=True, help="No progress and no summary."),
+    click.option("--json", "as_json", is_flag=True, help="Print result.json to stdout."),
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="headsearch")
+def cli() -> None:
+    """Remove attention heads while a metric stays within a budget that you state."""
+
+
+@cli.command(epilog="Example: headsearch run ./model --data dev.csv --max-drop 0.01")
+@click.argument("model")
+@_options(
+    click.option("--data", required=True, help="CSV, JSON lines, Parquet, folder or hub name."),
+    click.option("--subset", help="Configuration of a hub data set."),
+    click.option("--split", help="Split of a hub data set or a saved folder."),
+    click.option("--text-column", help="[text]"),
+    click.option("--pair-column", help="Second text of a pair."),
+    click.option("--label-column", help="Class ids or names. [label]"),
+    click.option("--metric", type=click.Choice(METRICS), help="[accuracy]"),
+    click.option("--max-length", type=int, help="Cut texts to so many tokens."),
+    click.option("--max-examples", type=int, help="Use a random part of the data."),
+    click.option("--dtype", type=click.Choice(DTYPES), help="Of the search. [float32]"),
+    click.option("--seed", type=int, help="[0]"),
+)
+@_resumable
+@click.option("--out", type=click.Path(path_type=Path), help="Run folder. [runs/MODEL-N]")
+@click.option("--memo", type=click.Path(path_type=Path), help="Memo of another run to share.")
+@_shown
+def run(
+    out: Path | None, memo: Path | None, quiet: bool, as_json: bool, **options: Any
+) -> None:
+    """Search MODEL, a local folder or a hub name, on labelled validation data."""
+    config = RunConfig(**{k: v for k, v in options.items() if v is not None})
+    from headsearch.run.command import start  # torch and transformers take seconds to import
+
+    folder = out or _next_folder(config.model)
+    _search(folder, quiet, as_json, lambda watcher: start(config, folder, watcher, memo))
+
+
+@cli.command()
+@click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
+@_resumable
+@_shown
+def resume(folder: Path, quiet: bool, as_json: bool, **options: Any) -> None:
+    """Go on with RUN; budgets and engine may change. Every score it has is used."""
+    from headsearch.run import command
+    from headsearch.run.folder import RunFolder
+
+    opened = RunFolder.open(folder)
+    changes = {k: v for k, v in options.items() if v is not None}
+    _search(folder, quiet, as_json, lambda watcher: command.resume(opened, changes, watcher))
+
+
+@cli.command()
+@click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print progress.json.")
+def status(folder: Path, as_json: bool) -> None:
+    """Show how RUN is going."""
+    from headsearch.errors import RunFolderError
+    from headsearch.report.summary import result_lines, status_lines
+    from headsearch.run.folder import MASK, PROGRESS, RESULT, RunFolder
+
+    opened = RunFolder.open(folder)
+    progress = opened.read_json(PROGRESS)
+    if progress is None:
+        raise RunFolderError(f"{folder} has no {PROGRESS} yet: the run has not started to search")
+    if as_json:
+        click.echo(json.dumps(progress, indent=1))
+        return
+    result, mask = opened.read_json(RESULT), opened.read_json(MASK)
+    lines = status_lines(progress)
+    if progress["state"] == "done" and result is not None and mask is not None:
+        lines += ["", *result_lines(result, mask)]
+    click.echo("\n".join(lines))
+
+
+@cli.command()
+@click.argument("target", metavar="RUN_OR_MODEL", type=click.Path(path_type=Path))
+@click.option("--data", help="Score on other data, with the columns that the run used.")
+@click.option("--json", "as_json", is_flag=True, help="Print the scores as JSON.")
+def verify(target: Path, data: str | None, as_json: bool) -> None:
+    """Score a run's mask, or a model, again by the plain transformers forward."""
+    from headsearch.report.summary import verify_lines
+    from headsearch.run import command
+
+    scores = command.verify(target, data)
+    click.echo(json.dumps(scores, indent=1) if as_json else "\n".join(verify_lines(scores)))
+    if not scores.get("verified", True):
+        sys.exit(NOT_VERIFIED)
+
+
+@cli.command()
+@click.option("--out", type=click.Path(path_type=Path), help="Run folder. [runs/demo-N]")
+def demo(out: Path | None) -> None:
+    """The whole way on a real model and real data; no model hub is needed."""
+    from headsearch.demo.show import show
+
+    show(out or _next_folder("demo"), Console())
+
+
+def _search(folder: Path, quiet: bool, as_json: bool, call: Callable[[Any], Any]) -> None:
+    """Run a search under a progress display, and print how it ended."""
+    from headsearch.report.console import Progress
+    from headsearch.report.summary import result_lines
+
+    with Progress(Console(stderr=True), quiet) as progress:
+        try:
+            outcome = call(progress)
+        except KeyboardInterrupt:
+            progress.say(f"interrupted; go on with: headsearch resume {folder}")
+            sys.exit(INTERRUPTED)
+    if as_json:
+        click.echo(json.dumps(outcome.result, indent=1))
+    elif not quiet:
+        click.echo("\n".join([*result_lines(outcome.result, outcome.mask), "", f"in {folder}"]))
+    if outcome.stopped_by_budget and not outcome.result["best"]["heads_removed"]:
+        sys.exit(NOTHING_FOUND)
+
+
+def _next_folder(name: str) -> Path:
+    stem = Path(name).name or "run"
+    number = 1
+    while (folder := Path("runs") / f"{stem}-{number}").exists():
+        number += 1
+    return folder
+
+
+def main() -> None:
+    """Entry point: every expected error is one line on stderr and exit code 2."""
+    try:
+        cli(standalone_mode=True)
+    except HeadsearchError as error:
+        click.echo(f"headsearch: {error}", err=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        click.echo("headsearch: interrupted", err=True)
+        sys.exit(INTERRUPTED)

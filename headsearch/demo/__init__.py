@@ -1,0 +1,1 @@
+"""The whole way on a real model and real data that need no model hub."""

@@ -1,0 +1,1 @@
+"""Executors and the dispatcher that keeps them busy."""

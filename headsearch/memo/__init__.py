@@ -1,0 +1,1 @@
+"""The shared store of outputs: bytes, not tensors."""

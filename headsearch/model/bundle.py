@@ -1,0 +1,94 @@
+"""A model as plain numpy arrays and JSON: what travels to workers and what the fingerprint covers."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import importlib
+import json
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import initialization
+
+from headsearch.errors import ModelError
+from headsearch.heads import HeadMap
+from headsearch.model.checkpoint import load_weights
+from headsearch.model.families import family_of
+from headsearch.model.narrow import RECORD, narrow_in_place
+
+
+@dataclass(frozen=True)
+class ModelBundle:
+    """All that rebuilds a model elsewhere.
+
+    Attributes:
+        module, name: where its class is imported from.
+        config: its configuration as JSON.
+        arrays: its weights and buffers by name, float32.
+    """
+
+    module: str
+    name: str
+    config: str
+    arrays: dict[str, np.ndarray]
+
+    def fingerprint(self) -> str:
+        """Return SHA-256 (hex) over family, configuration and all weights."""
+        digest = hashlib.sha256(f"{self.module}.{self.name}\n{self.config}\n".encode())
+        for name in sorted(self.arrays):
+            array = np.ascontiguousarray(self.arrays[name])
+            digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
+            digest.update(array.tobytes() if array.ndim == 0 else array.data)
+        return digest.hexdigest()
+
+
+def bundle(model: nn.Module) -> ModelBundle:
+    """Take a model of a known family apart; float32 weights share its memory.
+
+    Raises:
+        UnknownFamilyError, ModelError: it is of no known family or has no classification head.
+    """
+    family_of(model)
+    config = model.config.to_dict()
+    config.pop("_name_or_path", None)  # where it came from does not change what it computes
+    arrays = {}
+    for name, tensor in model.state_dict().items():
+        value = tensor.detach().cpu()
+        arrays[name] = (value.float() if value.is_floating_point() else value).numpy()
+    return ModelBundle(
+        module=type(model).__module__,
+        name=type(model).__qualname__,
+        config=json.dumps(config, sort_keys=True),
+        arrays=arrays,
+    )
+
+
+def rebuild(parts: ModelBundle) -> nn.Module:
+    """Make the model again; its weights share the bundle's memory and must not be written to.
+
+    Raises:
+        ModelError: its class can't be imported or does not fit the weights.
+    """
+    try:
+        kind = getattr(importlib.import_module(parts.module), parts.name)
+        config = kind.config_class.from_dict(json.loads(parts.config))
+    except (ImportError, AttributeError) as error:
+        raise ModelError(f"could not import {parts.module}.{parts.name}: {error}") from None
+    # The bundle knows which attention it was made with; from_dict does not.
+    record = copy.deepcopy(getattr(config, RECORD, None))
+    if record is not None:
+        delattr(config, RECORD)
+    with initialization.no_init_weights():
+        model: nn.Module = kind(config)
+    if record is not None:
+        narrow_in_place(model, HeadMap.from_mask(record)[1])
+    with warnings.catch_warnings():
+        # The arrays may lie read-only in shared memory; an evaluator never writes to weights.
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        tensors = {name: torch.from_numpy(array) for name, array in parts.arrays.items()}
+    load_weights(model, tensors)
+    return model.eval()

@@ -1,0 +1,86 @@
+"""BERT, and RoBERTa and ELECTRA, which share its layers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from headsearch.model.families.base import AttentionLayer
+
+
+@dataclass(frozen=True)
+class BertFamily:
+    """Post-norm encoders with `encoder.layer[i].attention.self.query` and so on.
+
+    Attributes:
+        name: the family's name.
+        base: the attribute of the classifier model that holds the encoder.
+    """
+
+    name: str
+    base: str
+
+    def matches(self, model: nn.Module) -> bool:
+        encoder = getattr(getattr(model, self.base, None), "encoder", None)
+        layers = getattr(encoder, "layer", None)
+        return (
+            isinstance(layers, nn.ModuleList)
+            and len(layers) > 0
+            and hasattr(layers[0], "feed_forward_chunk")
+            and hasattr(getattr(layers[0].attention, "self", None), "query")
+            and not layers[0].is_decoder
+        )
+
+    def layers(self, model: nn.Module) -> list[AttentionLayer]:
+        return [self._layer(block) for block in self._base(model).encoder.layer]
+
+    def embed(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
+        base = self._base(model)
+        hidden: Tensor = base.embeddings(
+            input_ids=inputs["input_ids"], token_type_ids=inputs.get("token_type_ids")
+        )
+        if hasattr(base, "embeddings_project"):  # ELECTRA with embeddings smaller than hidden
+            hidden = base.embeddings_project(hidden)
+        return hidden
+
+    def position_bias(self, model: nn.Module, layer: int, tokens: int) -> Tensor | None:
+        return None
+
+    def classify(self, model: nn.Module, hidden: Tensor) -> Tensor:
+        whole: Any = model
+        pooler = getattr(self._base(model), "pooler", None)
+        logits: Tensor = whole.classifier(hidden if pooler is None else pooler(hidden))
+        return logits
+
+    def after_narrowing(self, model: nn.Module, layer: int, kept: tuple[int, ...]) -> None:
+        attention = self._base(model).encoder.layer[layer].attention.self
+        attention.num_attention_heads = len(kept)
+        attention.all_head_size = len(kept) * attention.attention_head_size
+
+    def _base(self, model: nn.Module) -> Any:
+        return getattr(model, self.base)
+
+    @staticmethod
+    def _layer(block: Any) -> AttentionLayer:
+        attention = block.attention
+
+        def finish(projected: Tensor, hidden: Tensor) -> Tensor:
+            attended = attention.output.LayerNorm(projected + hidden)
+            return block.feed_forward_chunk(attended)  # type: ignore[no-any-return]
+
+        return AttentionLayer(
+            query=attention.self.query,
+            key=attention.self.key,
+            value=attention.self.value,
+            output=attention.output.dense,
+            head_size=attention.self.attention_head_size,
+            finish=finish,
+        )
+
+
+BERT = BertFamily("BERT", "bert")
+ROBERTA = BertFamily("RoBERTa", "roberta")
+ELECTRA = BertFamily("ELECTRA", "electra")

@@ -1,0 +1,67 @@
+"""A finished or running search in a few lines of text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from headsearch.heads import HeadMap
+from headsearch.report.picture import head_picture
+
+
+def result_lines(result: dict[str, Any], mask: dict[str, Any]) -> list[str]:
+    """Return what a person should read of a `result.json` and its `mask.json`."""
+    best, base, name = result["best"], result["baseline"], result["metric"]
+    share = best["heads_removed"] / result["heads"] if result["heads"] else 0.0
+    bound = result["certificate"]["bound"]
+    verified = result["certificate"]["verified"]
+    lines = [
+        f"Removed {best['heads_removed']} of {result['heads']} heads ({share:.0%}).",
+        f"{name} on the {result['examples']} search examples: {_score(base)} before, "
+        f"{_score(best)} after (at least {result['threshold']:.4f} was asked).",
+        "Verified by the plain transformers forward in float32."
+        if verified
+        else "NOT verified: no pruned state met the threshold on the plain transformers forward.",
+        f"{result['evaluations']} evaluations, {result['gradient_passes']} gradient passes, "
+        f"{result['expansions']} expansions, {result['wall_seconds']:.0f} s; "
+        f"stopped: {result['stopped']}.",
+        "This is the most that any set of heads allows: all were scored."
+        if bound["optimal"]
+        else "No claim that more is impossible: the search did not score every set of heads.",
+        "",
+        head_picture(*HeadMap.from_mask(mask)),
+    ]
+    return lines
+
+
+def status_lines(progress: dict[str, Any]) -> list[str]:
+    """Return what a person should read of a run's `progress.json`."""
+    best = progress["best"]
+    shown = "-" if best[1] is None else f"{best[1]:.4f}"
+    return [
+        f"{progress['state']}: {progress['heads']} heads, step {progress['step']} "
+        f"({progress['kind']})",
+        f"best so far: {best[0]} heads removed, metric {shown}; bound: {progress['heads']}",
+        f"{progress['evaluations']} evaluations, of them {progress['computed']:g} computed by this "
+        f"process in {progress['seconds']:.0f} s ({progress['rate']:.2f}/s), "
+        f"{progress['reused']} from the memo",
+    ]
+
+
+def _score(score: dict[str, Any]) -> str:
+    right = score.get("correct")
+    correct = "" if right is None else f" ({right} correct)"
+    return f"{score['metric']:.4f}{correct}"
+
+
+def verify_lines(scores: dict[str, Any]) -> list[str]:
+    """Return what a person should read of `verify`."""
+    name = scores["metric"]
+    if "model" in scores:
+        return [f"{name} on {scores['examples']} examples: {_score(scores['model'])}"]
+    return [
+        f"{name} on {scores['examples']} examples by the plain forward: "
+        f"{_score(scores['baseline'])} before, {_score(scores['pruned'])} after removing "
+        f"{scores['heads_removed']} of {scores['heads']} heads",
+        f"{'holds' if scores['verified'] else 'DOES NOT HOLD'}: at least "
+        f"{scores['threshold']:.4f} was asked (a drop of at most {scores['max_drop']:g})",
+    ]

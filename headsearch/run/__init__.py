@@ -1,0 +1,1 @@
+"""One run from what was asked to what was found, and the folder that holds both."""

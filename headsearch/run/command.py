@@ -1,0 +1,198 @@
+"""`run`, `resume` and `verify` as functions: what the command line and the demo call."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from headsearch.errors import InputError, RunFolderError
+from headsearch.heads import HeadMap, HeadSet
+from headsearch.memo.sqlite import SqliteStore
+from headsearch.model.checkpoint import load_model
+from headsearch.model.families import head_map
+from headsearch.run.config import RunConfig
+from headsearch.run.engines import make_executor
+from headsearch.run.folder import MASK, PROGRESS, RESULT, RunFolder, check_free
+from headsearch.run.prepare import Task, load_data, load_task, make_task
+from headsearch.run.session import Outcome, Watcher, run_search
+from headsearch.run.verify import plain_score
+
+# Seconds between two writings of progress.json while nothing is committed.
+PROGRESS_INTERVAL = 5.0
+
+
+def start(config: RunConfig, out: Path, watcher: Watcher, memo: Path | None = None) -> Outcome:
+    """Check everything, make the run folder, search, and write the results.
+
+    Args:
+        config: what is asked.
+        out: the run folder; must not exist yet.
+        watcher: told of progress.
+        memo: scores of another run to use and add to; default: the folder's own.
+
+    Raises:
+        HeadsearchError: anything that is wrong; before the search starts nothing is left behind.
+    """
+    check_free(out)
+    if memo is not None and not memo.is_file():
+        raise InputError(f"memo file not found: {memo}")
+    task = load_task(config)
+    executor_check = task.data.shards(config.shards or 1)  # says so now if there are too many
+    del executor_check
+    folder = RunFolder.create(out, config, task.fingerprint)
+    return _search(task, config, folder, watcher, memo)
+
+
+def resume(folder: RunFolder, changes: dict[str, Any], watcher: Watcher) -> Outcome:
+    """Go on with a run, with changed budgets if asked; every score in its memo is used.
+
+    Raises:
+        RunFolderError: model or data are no longer what the run began with.
+    """
+    config, fingerprint = folder.config()
+    config = dataclasses.replace(config, **changes)
+    task = load_task(config)
+    if task.fingerprint != fingerprint:
+        raise RunFolderError(
+            f"model, data or library versions differ from those that {folder.path} began with; "
+            "start a new run"
+        )
+    folder.write_config(config, fingerprint)
+    return _search(task, config, folder, watcher, None)
+
+
+def _search(
+    task: Task, config: RunConfig, folder: RunFolder, watcher: Watcher, memo: Path | None
+) -> Outcome:
+    store = SqliteStore(memo or folder.memo, task.fingerprint)
+    try:
+        executor = make_executor(config, task)
+        try:
+            progress = _ProgressFile(folder, task.shape, watcher)
+            try:
+                with folder.transcript() as transcript:
+                    outcome = run_search(
+                        task, config, executor, store, watcher=progress, on_step=transcript.write
+                    )
+                folder.write_json(MASK, outcome.mask)
+                folder.write_json(RESULT, outcome.result)
+                progress.write("done")
+            except KeyboardInterrupt:
+                progress.write("interrupted")
+                raise
+        finally:
+            executor.close()
+    finally:
+        store.close()
+    return outcome
+
+
+class _ProgressFile:
+    """Keeps `progress.json` up to date, which `headsearch status` reads, and passes all on."""
+
+    def __init__(self, folder: RunFolder, shape: HeadMap, watcher: Watcher) -> None:
+        self._folder, self._watcher = folder, watcher
+        self._started = self._written = time.monotonic()
+        self._values: dict[str, Any] = {
+            "heads": shape.total,
+            "step": 0,
+            "kind": "starting",
+            "best": [0, None, None],
+            "evaluations": 0,
+            "computed": 0.0,
+            "reused": 0,
+        }
+        self.write("running")
+
+    def on_step(self, step: dict[str, Any]) -> None:
+        """See `Watcher`."""
+        self._values |= {name: step[name] for name in ("step", "kind", "best", "evaluations")}
+        self._watcher.on_step(step)
+        self.write("running")
+
+    def on_counts(self, computed: float, reused: int) -> None:
+        """See `Watcher`."""
+        self._values |= {"computed": round(computed, 3), "reused": reused}
+        self._watcher.on_counts(computed, reused)
+        if time.monotonic() - self._written >= PROGRESS_INTERVAL:
+            self.write("running")
+
+    def write(self, state: str) -> None:
+        """Write the file."""
+        self._written = time.monotonic()
+        seconds = self._written - self._started
+        rate = self._values["computed"] / seconds if seconds > 0 else 0.0
+        self._folder.write_json(
+            PROGRESS,
+            {"state": state, **self._values, "seconds": round(seconds, 1), "rate": round(rate, 4)},
+        )
+
+
+def verify(target: Path, data: str | None = None) -> dict[str, Any]:
+    """Score a run's mask, or a model, by the plain path alone.
+
+    Args:
+        target: a run folder, or a model folder (then `data` is needed).
+        data: other data than the run's, with the same columns; the threshold is then taken
+            from the full model's metric on that data.
+
+    Returns:
+        JSON values: metric, examples, baseline and pruned score, threshold, whether it is met.
+
+    Raises:
+        HeadsearchError: the target is neither, or the data can't be used.
+    """
+    if (target / "config.json").is_file() and "asked" in _json(target / "config.json"):
+        folder = RunFolder.open(target)
+        mask = folder.read_json(MASK)
+        if mask is None:
+            raise RunFolderError(f"{target} has no {MASK} yet: the run is not done")
+        config, _ = folder.config()
+        if data is not None:
+            config = dataclasses.replace(config, data=data, max_examples=None)
+        return _verify_mask(config, mask)
+    if data is None:
+        raise InputError(f"{target} is not a run folder; a model needs --data to be verified on")
+    config = RunConfig(model=str(target), data=data)
+    model, tokenizer = load_model(config.model)
+    task = make_task(model, tokenizer, load_data(config, model), config)
+    score = plain_score(model, task.data, task.objective, HeadSet())
+    return {
+        "metric": config.metric,
+        "examples": task.data.examples,
+        "heads": task.shape.total,
+        "model": dataclasses.asdict(score),
+    }
+
+
+def _verify_mask(config: RunConfig, mask: dict[str, Any]) -> dict[str, Any]:
+    model, tokenizer = load_model(config.model)
+    removed = head_map(model).from_mask_for(mask)
+    task = make_task(model, tokenizer, load_data(config, model), config)
+    before, after = (
+        plain_score(model, task.data, task.objective, heads) for heads in (HeadSet(), removed)
+    )
+    threshold = task.objective.threshold(before, config.max_drop)
+    return {
+        "metric": config.metric,
+        "max_drop": config.max_drop,
+        "examples": task.data.examples,
+        "heads": task.shape.total,
+        "heads_removed": len(removed),
+        "baseline": dataclasses.asdict(before),
+        "pruned": dataclasses.asdict(after),
+        "threshold": threshold.value,
+        "verified": threshold.feasible(after),
+    }
+
+
+def _json(path: Path) -> Sequence[Any] | dict[str, Any]:
+    try:
+        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value

@@ -1,0 +1,118 @@
+"""What a run was asked, checked and as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from headsearch.errors import InputError
+from headsearch.task.metric import METRICS
+
+ENGINES = ("auto", "inline", "ray")
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """The options of `headsearch run`; see its help for each.
+
+    Raises:
+        InputError: a value is out of its range; the text names the option and the rule.
+    """
+
+    model: str
+    data: str
+    subset: str | None = None
+    split: str | None = None
+    text_column: str = "text"
+    pair_column: str | None = None
+    label_column: str = "label"
+    metric: str = "accuracy"
+    max_drop: float = 0.01
+    max_length: int | None = None
+    max_examples: int | None = None
+    engine: str = "auto"
+    ray_address: str | None = None
+    workers: int | None = None
+    gpus_per_worker: float | None = None
+    threads_per_worker: int | None = None
+    shards: int | None = None
+    dtype: str = "float32"
+    cache_mb: int = 512
+    max_evaluations: int | None = None
+    max_expansions: int | None = None
+    patience: int = 8
+    time_limit: float | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.max_drop < 1:  # also False for NaN
+            raise InputError(f"`max_drop` must be in [0, 1) but got {self.max_drop}")
+        for name, choices in (("metric", METRICS), ("engine", ENGINES), ("dtype", DTYPES)):
+            value = getattr(self, name)
+            if value not in choices:
+                raise InputError(f"`{name}` must be one of {', '.join(choices)} but got {value!r}")
+        least = {
+            "max_length": 3,
+            "max_examples": 1,
+            "workers": 1,
+            "threads_per_worker": 1,
+            "shards": 1,
+            "cache_mb": 0,
+            "max_evaluations": 1,
+            "max_expansions": 0,
+            "patience": 0,
+            "seed": 0,
+        }
+        for name, limit in least.items():
+            value = getattr(self, name)
+            if value is not None and value < limit:
+                raise InputError(f"`{name}` must be at least {limit} but got {value}")
+        for name in ("gpus_per_worker", "time_limit"):
+            value = getattr(self, name)
+            if value is not None and not (value >= 0 and math.isfinite(value)):
+                raise InputError(f"`{name}` must not be negative but got {value}")
+        if self.engine == "inline" and (self.workers or 1) > 1:
+            raise InputError(
+                f"the inline engine has 1 worker but `workers` is {self.workers}; use engine ray"
+            )
+        if self.engine == "inline" and self.ray_address is not None:
+            raise InputError("`ray_address` needs the engine ray but `engine` is inline")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the options as JSON values."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> RunConfig:
+        """Return the config that `to_json` gave.
+
+        Raises:
+            InputError: an option is unknown or missing.
+        """
+        known = {field.name for field in dataclasses.fields(cls)}
+        for name in values:
+            if name not in known:
+                raise InputError(f"unknown option {name!r} in a run's configuration")
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise InputError(f"a run's configuration is not complete: {error}") from None
+
+
+_UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def seconds(text: str) -> float:
+    """Return the seconds that a duration such as `90`, `30m`, `1.5h` or `1h30m` stands for.
+
+    Raises:
+        InputError: it is not such a duration.
+    """
+    parts = re.findall(r"(\d+(?:\.\d+)?)([smhd]?)", text.strip())
+    if not parts or "".join(n + u for n, u in parts) != text.strip():
+        raise InputError(f"a duration must be like 90, 30m, 1.5h or 1h30m but got {text!r}")
+    return sum(float(number) * _UNITS[unit] for number, unit in parts)

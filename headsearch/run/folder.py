@@ -1,0 +1,160 @@
+"""The run folder: every file in it is written aside and renamed, so none is ever half there."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from headsearch import __version__
+from headsearch.errors import RunFolderError, StorageError
+from headsearch.run.config import RunConfig
+
+FORMAT = 1
+CONFIG, MEMO, TRANSCRIPT = "config.json", "memo.sqlite", "transcript.jsonl"
+RESULT, MASK, PROGRESS = "result.json", "mask.json", "progress.json"
+
+
+class RunFolder:
+    """A folder with the files of the contract."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def memo(self) -> Path:
+        """Where the scores are."""
+        return self.path / MEMO
+
+    @classmethod
+    def create(cls, path: Path, config: RunConfig, fingerprint: str) -> RunFolder:
+        """Make a new run folder with its `config.json`.
+
+        Raises:
+            RunFolderError: there is something at the path already.
+            StorageError: it can't be written.
+        """
+        check_free(path)
+        with writing(path):
+            path.mkdir(parents=True)
+        folder = cls(path)
+        folder.write_config(config, fingerprint)
+        return folder
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """Open an existing run folder.
+
+        Raises:
+            RunFolderError: there is none, or it is of a newer format.
+        """
+        if not path.is_dir():
+            raise RunFolderError(f"run folder not found: {path}")
+        folder = cls(path)
+        written = folder.read_json(CONFIG)
+        if written is None:
+            raise RunFolderError(f"not a run folder: {path} has no {CONFIG}")
+        if written.get("format") != FORMAT:
+            raise RunFolderError(
+                f"{path / CONFIG} must have format {FORMAT} but has {written.get('format')!r}"
+            )
+        return folder
+
+    def config(self) -> tuple[RunConfig, str]:
+        """Return what the run was asked, and the fingerprint of its model and data."""
+        written = self.read_json(CONFIG) or {}
+        return RunConfig.from_json(written.get("asked", {})), str(written.get("fingerprint"))
+
+    def write_config(self, config: RunConfig, fingerprint: str) -> None:
+        """Write `config.json`."""
+        asked = {
+            "format": FORMAT,
+            "headsearch": __version__,
+            "fingerprint": fingerprint,
+            "asked": config.to_json(),
+        }
+        self.write_json(CONFIG, asked)
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Write a JSON file aside and rename it into place."""
+        place = self.path / name
+        aside = self.path / f".{name}.{os.getpid()}"
+        with writing(place):
+            try:
+                with aside.open("w", encoding="utf-8") as file:
+                    json.dump(value, file, indent=1, allow_nan=False)
+                    file.write("\n")
+                    file.flush()
+                    os.fsync(file.fileno())
+                aside.replace(place)
+            finally:
+                aside.unlink(missing_ok=True)
+
+    def read_json(self, name: str) -> dict[str, Any] | None:
+        """Return a JSON file of the folder; None if it is not there.
+
+        Raises:
+            RunFolderError: it is there but is not a JSON object.
+        """
+        place = self.path / name
+        try:
+            value = json.loads(place.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise RunFolderError(f"{place} can't be read: {error}") from None
+        if not isinstance(value, dict):
+            raise RunFolderError(f"{place} must hold a JSON object")
+        return value
+
+    def transcript(self) -> Transcript:
+        """Start the transcript anew: a resumed run commits the same steps again from its memo."""
+        return Transcript(self.path / TRANSCRIPT)
+
+
+class Transcript:
+    """`transcript.jsonl`: one line a committed step, on disk as soon as it is committed."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        with writing(path):
+            self._file = path.open("w", encoding="utf-8")
+
+    def write(self, step: dict[str, Any]) -> None:
+        """Add a step."""
+        with writing(self._path):
+            self._file.write(json.dumps(step, separators=(",", ":"), allow_nan=False) + "\n")
+            self._file.flush()
+
+    def __enter__(self) -> Transcript:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        with writing(self._path):
+            self._file.close()
+
+
+def check_free(path: Path) -> None:
+    """Raise RunFolderError if there is something at the path already."""
+    if path.exists() or path.is_symlink():
+        raise RunFolderError(
+            f"the run folder must not exist yet: {path} (go on with it by `headsearch resume {path}`)"
+        )
+
+
+@contextmanager
+def writing(place: Path) -> Iterator[None]:
+    """Turn a failed write (disk full, no right to) into one clear error."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"could not write {place}: {error.strerror or error}") from None

@@ -1,0 +1,181 @@
+"""Runs a search and turns what it found into the contract's results."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from headsearch import __version__
+from headsearch.engine.dispatch import Counts, Dispatcher
+from headsearch.engine.executor import Executor
+from headsearch.heads import HeadSet
+from headsearch.memo.store import MemoStore
+from headsearch.run.config import RunConfig
+from headsearch.run.prepare import Task
+from headsearch.run.verify import first_verified, plain_score, stricter
+from headsearch.search.astar import Result, Settings, finite, search
+from headsearch.search.problem import Node, Problem
+from headsearch.task.metric import Score
+
+RESULT_FORMAT = 1
+# Ways for a search to end that were not its own choice.
+BUDGETS = ("evaluation budget spent", "expansion budget spent", "time limit reached")
+
+
+class Watcher(Protocol):
+    """Is told how a run goes; decides nothing."""
+
+    def on_step(self, step: dict[str, Any]) -> None:
+        """A step was committed."""
+        ...
+
+    def on_counts(self, computed: float, reused: int) -> None:
+        """Scores arrived: HeadSets computed so far, and HeadSets answered from the memo."""
+        ...
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run ended with.
+
+    Attributes:
+        result: the content of `result.json`.
+        mask: the content of `mask.json`.
+        stopped_by_budget: whether a budget ended the search before it wanted to.
+    """
+
+    result: dict[str, Any]
+    mask: dict[str, Any]
+    stopped_by_budget: bool
+
+
+def run_search(
+    task: Task,
+    config: RunConfig,
+    executor: Executor,
+    memo: MemoStore,
+    *,
+    watcher: Watcher,
+    on_step: Callable[[dict[str, Any]], None] = lambda step: None,
+    settings: Settings | None = None,
+) -> Outcome:
+    """Search, verify the best state by the plain path, and report.
+
+    Args:
+        task: model and data.
+        config: what was asked.
+        executor: computes; left open.
+        memo: scores that are known, and where new ones go; left open.
+        watcher: told of progress.
+        on_step: given each committed step, for the transcript.
+        settings: how to search, in place of what the configuration says.
+    """
+    started = time.monotonic()
+
+    def counted(counts: Counts) -> None:
+        watcher.on_counts(counts.computed, counts.reused)
+
+    dispatcher = Dispatcher(executor, memo, task.shape, counted)
+
+    def step(record: dict[str, Any]) -> None:
+        on_step(record)
+        watcher.on_step(record)
+
+    def should_stop() -> str | None:
+        limit = config.time_limit
+        spent = limit is not None and time.monotonic() - started >= limit
+        return "time limit reached" if spent else None
+
+    found = search(
+        Problem(task.shape, task.objective, config.max_drop),
+        dispatcher,
+        settings or settings_of(config),
+        on_step=step,
+        should_stop=should_stop,
+    )
+    report = _report(task, config, executor, found)
+    report["wall_seconds"] = round(time.monotonic() - started, 1)
+    best = task.shape.from_pairs(report["best"]["removed"])
+    return Outcome(report, task.shape.to_mask(best), found.stopped in BUDGETS)
+
+
+def settings_of(config: RunConfig) -> Settings:
+    """Return the search settings that a configuration asks for."""
+    return Settings(
+        patience=config.patience or None,
+        max_evaluations=config.max_evaluations,
+        max_expansions=config.max_expansions,
+    )
+
+
+def _report(task: Task, config: RunConfig, executor: Executor, found: Result) -> dict[str, Any]:
+    def score(heads: HeadSet) -> Score:
+        return plain_score(task.model, task.data, task.objective, heads)
+
+    plain_baseline = score(HeadSet())
+    threshold = stricter(
+        found.threshold, task.objective.threshold(plain_baseline, config.max_drop)
+    )
+    verified = first_verified(score, [node.heads for node in found.candidates], threshold)
+    # The full model always meets its own threshold, but the search's and the plain path's
+    # baselines may differ by a rounded example; then it stands, unverified.
+    heads, plain = verified or (HeadSet(), plain_baseline)
+    best = next(node for node in found.candidates if node.heads == heads)
+    return {
+        "format": RESULT_FORMAT,
+        "headsearch": __version__,
+        "metric": config.metric,
+        "max_drop": config.max_drop,
+        "threshold": threshold.value,
+        "examples": task.data.examples,
+        "layers": task.shape.layers,
+        "heads": task.shape.total,
+        "baseline": _score_json(found.baseline.score),
+        "best": _node_json(task, best),
+        "operating_points": [_node_json(task, node) for node in found.points],
+        "certificate": {
+            "verified": verified is not None,
+            "plain": {"baseline": _score_json(plain_baseline), "best": _score_json(plain)},
+            "bound": {
+                "heads": found.bound,
+                "graph": "all sets of heads",
+                "optimal": found.bound == best.weight,
+            },
+        },
+        "stopped": found.stopped,
+        "evaluations": found.evaluations,
+        "expansions": found.expansions,
+        "memo_hits": found.memo_hits,
+        "gradient_passes": found.gradients,
+        "engine": executor.describe(),
+        "environment": environment(),
+    }
+
+
+def _score_json(score: Score) -> dict[str, Any]:
+    values: dict[str, Any] = {"metric": score.metric, "loss": finite(score.loss)}
+    if score.correct is not None:
+        values["correct"] = score.correct
+    return values
+
+
+def _node_json(task: Task, node: Node) -> dict[str, Any]:
+    return {
+        "removed": task.shape.pairs(node.heads),
+        "heads_removed": node.weight,
+        **_score_json(node.score),
+    }
+
+
+def environment() -> dict[str, Any]:
+    """Return the versions and the machine that a result was made with."""
+    names = ("torch", "transformers", "datasets", "numpy", "ray")
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        **{name: importlib.metadata.version(name) for name in names},
+    }

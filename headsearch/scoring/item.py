@@ -1,0 +1,32 @@
+"""The unit of work: one parent and some children, or one state's gradients."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from headsearch.heads import HeadSet
+
+OUTPUTS = "outputs"
+GRADIENTS = "gradients"
+
+
+@dataclass(frozen=True)
+class WorkItem:
+    """What one worker is asked to compute on the shard that it holds.
+
+    Attributes:
+        kind: `OUTPUTS`: logits of every child, (children, examples, classes) float32;
+            `GRADIENTS`: of `parent` alone, see `Evaluator.gradients`.
+        parent: children are computed as differences from it.
+        children: HeadSets to score; their order and composition fix the arithmetic, so they must
+            be a function of the search alone.
+    """
+
+    kind: str
+    parent: HeadSet
+    children: tuple[HeadSet, ...] = ()
+
+    @property
+    def states(self) -> tuple[HeadSet, ...]:
+        """The HeadSets that results are stored under."""
+        return self.children if self.kind == OUTPUTS else (self.parent,)

@@ -1,0 +1,1 @@
+"""The search: numpy only, one deterministic loop that never sees a worker."""

@@ -1,0 +1,29 @@
+"""Operating points: the frontier of heads removed against metric."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from headsearch.search.problem import Node
+
+
+def operating_points(nodes: Iterable[Node]) -> list[Node]:
+    """Return the nodes that no other beats in both heads removed and metric, most removed first.
+
+    One for each number of removed heads at most; ties go to the lower loss, then the smaller
+    bitset. Infeasible nodes count too: a budget given later picks from the same list.
+    """
+    best: dict[int, Node] = {}
+    for node in nodes:
+        held = best.get(node.weight)
+        if held is None or _order(node) < _order(held):
+            best[node.weight] = node
+    points: list[Node] = []
+    for weight in sorted(best, reverse=True):
+        if not points or best[weight].score.metric > points[-1].score.metric:
+            points.append(best[weight])
+    return points
+
+
+def _order(node: Node) -> tuple[float, float, int]:
+    return (-node.score.metric, node.score.loss, node.heads.bits)

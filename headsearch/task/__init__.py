@@ -1,0 +1,1 @@
+"""What must be preserved: labelled data, tokenised batches, metric."""

@@ -1,0 +1,221 @@
+"""Tokenised examples in batches; shards are runs of whole batches."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from headsearch.errors import DataError, InputError
+from headsearch.task.data import Examples
+
+# Tokenizers that have no limit say so with a very large number.
+UNLIMITED = 1_000_000
+# A broken tokenizer knows almost nothing; real text in the wrong script still stays below this.
+MOST_UNKNOWN = 0.2
+
+
+@dataclass(frozen=True)
+class Span:
+    """A run of whole batches, [first, stop)."""
+
+    first: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Examples padded to the longest of them.
+
+    Attributes:
+        arrays: `input_ids`, `attention_mask` and, for some models, `token_type_ids`, each
+            (examples, tokens) int64.
+    """
+
+    arrays: Mapping[str, np.ndarray]
+
+    @property
+    def examples(self) -> int:
+        """How many examples there are."""
+        return int(self.arrays["input_ids"].shape[0])
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens each example is padded to."""
+        return int(self.arrays["input_ids"].shape[1])
+
+
+@dataclass(frozen=True)
+class BatchedData:
+    """All batches of a task, in the one order that every sum is taken in.
+
+    Attributes:
+        batches: shortest examples first.
+        labels: (examples,) in batch order.
+        order: (examples,) the source position of every row.
+    """
+
+    batches: tuple[Batch, ...]
+    labels: np.ndarray
+    order: np.ndarray
+
+    @property
+    def examples(self) -> int:
+        """How many examples there are in all."""
+        return len(self.labels)
+
+    @cached_property
+    def offsets(self) -> np.ndarray:
+        """First row of each batch, and the number of rows at the end, (batches + 1,) int64."""
+        sizes = [0, *(batch.examples for batch in self.batches)]
+        return np.cumsum(np.array(sizes, dtype=np.int64))
+
+    def rows(self, span: Span) -> slice:
+        """Return the rows that a span of batches holds."""
+        return slice(int(self.offsets[span.first]), int(self.offsets[span.stop]))
+
+    @property
+    def padding_waste(self) -> float:
+        """Share of positions that are padding."""
+        real = sum(int(batch.arrays["attention_mask"].sum()) for batch in self.batches)
+        return 1.0 - real / sum(batch.examples * batch.tokens for batch in self.batches)
+
+    def shards(self, count: int) -> list[Span]:
+        """Cut the batches into contiguous shards whose largest has as few padded tokens as can be.
+
+        Raises:
+            InputError: there are fewer batches than shards.
+        """
+        most = len(self.batches)
+        if not 1 <= count <= most:
+            raise InputError(
+                f"--shards must be between 1 and {most}, the number of batches, but got {count}"
+            )
+        loads = [batch.examples * batch.tokens for batch in self.batches]
+        low, high = max(loads), sum(loads)
+        while low < high:  # the least load that `count` shards can be kept to
+            middle = (low + high) // 2
+            if _shards_needed(loads, middle) <= count:
+                high = middle
+            else:
+                low = middle + 1
+        spans, first, load = [], 0, 0
+        for i, size in enumerate(loads):
+            # A new shard where this one is full, or where every batch left is needed for one.
+            if i > first and (load + size > low or most - i < count - len(spans)):
+                spans.append(Span(first, i))
+                first, load = i, 0
+            load += size
+        spans.append(Span(first, most))
+        return spans
+
+    def fingerprint(self) -> str:
+        """Return SHA-256 (hex) over all arrays, labels and the order."""
+        digest = hashlib.sha256()
+        named = [
+            (f"{i} {name}", batch.arrays[name])
+            for i, batch in enumerate(self.batches)
+            for name in sorted(batch.arrays)
+        ]
+        for name, array in [*named, ("labels", self.labels), ("order", self.order)]:
+            digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
+            digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()
+
+
+def tokenise(
+    examples: Examples,
+    tokenizer: Any,
+    *,
+    max_length: int | None = None,
+    max_positions: int | None = None,
+    batch_examples: int = 64,
+    batch_tokens: int = 8192,
+) -> BatchedData:
+    """Tokenise once, sort by length and batch.
+
+    Args:
+        examples: texts and labels.
+        tokenizer: a transformers tokenizer.
+        max_length: longest input in tokens; default: what tokenizer and model allow.
+        max_positions: longest input that the model takes.
+        batch_examples, batch_tokens: most examples and padded tokens of one batch.
+
+    Raises:
+        InputError: `max_length` is out of range, or the tokenizer can't pad.
+        DataError: the tokenizer knows hardly any of the words.
+    """
+    limits = [n for n in (tokenizer.model_max_length, max_positions) if n and n < UNLIMITED]
+    if max_length is not None:
+        if max_length < 3:
+            raise InputError(f"`max_length` must be at least 3 but got {max_length}")
+        if max_positions is not None and max_length > max_positions:
+            raise InputError(
+                f"`max_length` must be at most {max_positions}, the model's positions, "
+                f"but got {max_length}"
+            )
+        limits = [max_length]
+    if tokenizer.pad_token_id is None:
+        raise InputError("the tokenizer must have a padding token but has none")
+    texts = [examples.texts] if examples.pairs is None else [examples.texts, examples.pairs]
+    encoded = tokenizer(
+        *texts, truncation=bool(limits), max_length=min(limits, default=None), padding=False
+    )
+    rows = encoded["input_ids"]
+    _check_known(rows, tokenizer)
+    lengths = np.array([len(row) for row in rows])
+    order = np.argsort(lengths, kind="stable")
+    pads = {"attention_mask": 0, "input_ids": tokenizer.pad_token_id}
+    if "token_type_ids" in encoded:
+        pads["token_type_ids"] = 0
+    batches = []
+    for start, stop in _cuts(lengths[order], batch_examples, batch_tokens):
+        picked = order[start:stop]
+        width = int(lengths[picked].max())
+        arrays = {}
+        for name, pad in sorted(pads.items()):
+            array = np.full((len(picked), width), pad, dtype=np.int64)
+            for i, source in enumerate(picked):
+                array[i, : lengths[source]] = encoded[name][source]
+            arrays[name] = array
+        batches.append(Batch(arrays))
+    return BatchedData(tuple(batches), examples.labels[order], order)
+
+
+def _cuts(lengths: np.ndarray, most_examples: int, most_tokens: int) -> list[tuple[int, int]]:
+    """Cut ascending lengths into batches, each [start, stop)."""
+    cuts, start = [], 0
+    for i, length in enumerate(lengths):
+        count = i - start + 1
+        if count > 1 and (count > most_examples or count * length > most_tokens):
+            cuts.append((start, i))
+            start = i
+    return [*cuts, (start, len(lengths))]
+
+
+def _check_known(rows: list[list[int]], tokenizer: Any) -> None:
+    unknown = tokenizer.unk_token_id
+    if unknown is None:
+        return
+    special = set(tokenizer.all_special_ids) - {unknown}
+    flat = np.array([token for row in rows for token in row])
+    words = flat[~np.isin(flat, list(special))]
+    share = float((words == unknown).mean()) if len(words) else 0.0
+    if share > MOST_UNKNOWN:
+        raise DataError(
+            f"{share:.0%} of the tokens are unknown to the tokenizer; at most "
+            f"{MOST_UNKNOWN:.0%} may be: it is not the model's own, or not for this language"
+        )
+
+
+def _shards_needed(loads: list[int], most: int) -> int:
+    count, load = 1, 0
+    for size in loads:
+        if load + size > most:
+            count, load = count + 1, 0
+        load += size
+    return count

@@ -1,0 +1,85 @@
+"""Labels: class ids or class names to ids, or numbers for regression."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from headsearch.errors import DataError
+
+
+def class_ids(
+    values: Sequence[Any],
+    column: str,
+    id2label: Mapping[int, str],
+    classes: int,
+    feature_names: Sequence[str] | None = None,
+) -> np.ndarray:
+    """Return class ids, (examples,) int64.
+
+    Args:
+        values: ids (also as floats or digits) or names of `id2label`.
+        column: where they come from, for errors.
+        id2label: the model's class names.
+        classes: how many classes the model has.
+        feature_names: names that ids stand for in the data; followed where the model knows them all.
+
+    Raises:
+        DataError: a label is null or unknown.
+    """
+    ids = {str(name): int(i) for i, name in id2label.items()}
+    renumber = None
+    if feature_names is not None and all(name in ids for name in feature_names):
+        renumber = [ids[name] for name in feature_names]
+    found = np.empty(len(values), dtype=np.int64)
+    for row, value in enumerate(values):
+        number = _class_id(value, ids)
+        if number is not None and renumber is not None and not isinstance(value, str):
+            number = renumber[number] if 0 <= number < len(renumber) else None
+        if number is None or not 0 <= number < classes:
+            known = ", ".join(f"{name} ({i})" for name, i in sorted(ids.items(), key=lambda x: x[1]))
+            raise DataError(
+                f"column {column!r} must hold labels of the model, {known or f'0..{classes - 1}'}, "
+                f"but row {row} is {'null' if _is_null(value) else repr(value)}"
+            )
+        found[row] = number
+    return found
+
+
+def target_values(values: Sequence[Any], column: str) -> np.ndarray:
+    """Return regression targets, (examples,) float64.
+
+    Raises:
+        DataError: one is not a finite number.
+    """
+    found = np.empty(len(values), dtype=np.float64)
+    for row, value in enumerate(values):
+        try:
+            found[row] = float("nan" if isinstance(value, bool) else value)
+        except (TypeError, ValueError):
+            found[row] = np.nan
+        if not np.isfinite(found[row]):
+            raise DataError(
+                f"column {column!r} must hold finite numbers, as the model has 1 output, "
+                f"but row {row} is {'null' if _is_null(value) else repr(value)}"
+            )
+    return found
+
+
+def _class_id(value: Any, ids: Mapping[str, int]) -> int | None:
+    if isinstance(value, str):
+        if value in ids:
+            return ids[value]
+        return int(value) if value.isascii() and value.isdigit() else None
+    if isinstance(value, (int, np.integer)):
+        # True and False are 1 and 0 in every file format that has them.
+        return int(value)
+    if isinstance(value, (float, np.floating)) and float(value).is_integer():
+        return int(value)
+    return None
+
+
+def _is_null(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and value != value)

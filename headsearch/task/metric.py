@@ -1,0 +1,156 @@
+"""Metrics and losses, computed from stored per-example outputs."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+
+from headsearch.errors import InputError
+
+CLASSIFICATION = ("accuracy", "f1", "matthews")
+REGRESSION = ("pearson", "spearman")
+METRICS = (*CLASSIFICATION, *REGRESSION)
+
+
+@dataclass(frozen=True)
+class Score:
+    """What outputs are worth.
+
+    Attributes:
+        metric: larger is better.
+        loss: mean cross-entropy, or mean squared error.
+        correct: number of right answers; for accuracy only.
+    """
+
+    metric: float
+    loss: float
+    correct: int | None = None
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """The least metric that is allowed; for accuracy a whole number of right answers."""
+
+    value: float
+    correct: int | None = None
+
+    def feasible(self, score: Score) -> bool:
+        """Whether a score meets the threshold."""
+        if self.correct is not None and score.correct is not None:
+            return score.correct >= self.correct
+        return score.metric >= self.value
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A metric and a loss over fixed labels.
+
+    Attributes:
+        metric: a name in `METRICS`.
+        labels: (examples,) int64 class ids, or float64 values for regression.
+        classes: number of classes; 1 for regression.
+    """
+
+    metric: str
+    labels: np.ndarray
+    classes: int
+
+    def losses(self, outputs: np.ndarray) -> np.ndarray:
+        """Return each example's loss, (…, examples) float64, of outputs (…, examples, classes)."""
+        outputs = outputs.astype(np.float64, copy=False)
+        if self.classes == 1:
+            return np.asarray(np.square(outputs[..., 0] - self.labels))
+        with np.errstate(invalid="ignore"):
+            top = outputs.max(axis=-1)
+            spread = np.log(np.exp(outputs - top[..., None]).sum(axis=-1))
+            right = np.take_along_axis(
+                outputs, np.broadcast_to(self.labels[:, None], (*outputs.shape[:-1], 1)), axis=-1
+            )[..., 0]
+            losses = top + spread - right
+        return np.where(np.isnan(losses), np.inf, losses)
+
+    def slopes(self, outputs: np.ndarray) -> np.ndarray:
+        """Return d loss / d outputs of each example, (examples, classes) float64."""
+        outputs = outputs.astype(np.float64, copy=False)
+        if self.classes == 1:
+            return 2.0 * (outputs - self.labels[:, None])
+        weights = np.exp(outputs - outputs.max(axis=1, keepdims=True))
+        weights /= weights.sum(axis=1, keepdims=True)
+        weights[np.arange(len(self.labels)), self.labels] -= 1.0
+        return weights
+
+    def score(self, outputs: np.ndarray) -> Score:
+        """Return metric and mean loss of outputs (examples, classes)."""
+        loss = float(self.losses(outputs).mean())
+        if self.metric == "accuracy":
+            correct = int(self._right(outputs).sum())
+            return Score(correct / len(self.labels), loss, correct)
+        return Score(self._metric(outputs), loss)
+
+    def metrics(self, outputs: np.ndarray) -> np.ndarray:
+        """Return the metric of each of a stack of outputs (stack, examples, classes), (stack,)."""
+        if self.metric == "accuracy":
+            return np.asarray(self._right(outputs).sum(axis=-1) / len(self.labels))
+        return np.array([self._metric(one) for one in outputs], dtype=np.float64)
+
+    def threshold(self, baseline: Score, max_drop: float) -> Threshold:
+        """Return the least metric that is allowed; exact, in whole examples, for accuracy.
+
+        Raises:
+            InputError: `max_drop` is out of range.
+        """
+        if not 0 <= max_drop < 1:
+            raise InputError(f"`max_drop` must be in [0, 1) but got {max_drop}")
+        if baseline.correct is None:
+            return Threshold(baseline.metric - max_drop)
+        # The decimal that the user wrote, not the binary fraction next to it.
+        allowed = math.floor(Fraction(str(max_drop)) * len(self.labels))
+        correct = baseline.correct - allowed
+        return Threshold(correct / len(self.labels), correct)
+
+    def _right(self, outputs: np.ndarray) -> np.ndarray:
+        finite = np.isfinite(outputs).all(axis=-1)
+        return np.asarray((outputs.argmax(axis=-1) == self.labels) & finite)
+
+    def _metric(self, outputs: np.ndarray) -> float:
+        if self.classes == 1:
+            return _correlation(self.metric, outputs[:, 0].astype(np.float64), self.labels)
+        from sklearn import metrics  # takes a second to import
+
+        predicted = outputs.argmax(axis=1)
+        if self.metric == "matthews":
+            return float(metrics.matthews_corrcoef(self.labels, predicted))
+        average = "binary" if self.classes == 2 else "macro"
+        return float(metrics.f1_score(self.labels, predicted, average=average, zero_division=0))
+
+
+def make_objective(metric: str, labels: np.ndarray, classes: int) -> Objective:
+    """Return the objective of a metric.
+
+    Raises:
+        InputError: the metric is unknown or does not fit the model.
+    """
+    if metric not in METRICS:
+        raise InputError(f"`metric` must be one of {', '.join(METRICS)} but got {metric!r}")
+    fitting = REGRESSION if classes == 1 else CLASSIFICATION
+    if metric not in fitting:
+        kind = "1 output (regression)" if classes == 1 else f"{classes} classes"
+        raise InputError(
+            f"`metric` must be one of {', '.join(fitting)} for a model with {kind} "
+            f"but got {metric!r}"
+        )
+    return Objective(metric, labels, classes)
+
+
+def _correlation(name: str, values: np.ndarray, labels: np.ndarray) -> float:
+    """Undefined correlations (constant or non-finite predictions) count as -1, the least value."""
+    if not np.isfinite(values).all() or np.ptp(values) == 0:
+        return -1.0
+    from scipy import stats
+
+    function = stats.pearsonr if name == "pearson" else stats.spearmanr
+    found = float(function(values, labels).statistic)
+    return found if math.isfinite(found) else -1.0

@@ -1,0 +1,171 @@
+"""The evaluator equals the plain path for every state, parent, stack size and cache size."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from headsearch.heads import HeadSet
+from headsearch.model.bundle import bundle, rebuild
+from headsearch.model.gate import gates
+from headsearch.model.plain import plain_outputs
+from headsearch.scoring.evaluator import Evaluator
+from headsearch.scoring.item import GRADIENTS, OUTPUTS, WorkItem
+from headsearch.task.batches import Span
+from tests.tiny import SPECS, tiny_data, tiny_model
+
+PARENTS = (HeadSet(), HeadSet.of([1, 6]), HeadSet.of([0, 4, 5, 6, 7, 11]), HeadSet.of(range(8)))
+
+
+@pytest.fixture(params=sorted(SPECS), name="model")
+def _model(request: pytest.FixtureRequest) -> nn.Module:
+    return tiny_model(request.param)
+
+
+def evaluator_of(model: nn.Module, data, **options) -> Evaluator:
+    return Evaluator(rebuild(bundle(model)), data.batches, **options)
+
+
+def children_of(parent: HeadSet) -> list[HeadSet]:
+    """All single removals, some macro moves, a restored head, the parent itself, everything."""
+    left = [j for j in range(12) if j not in parent]
+    singles = [parent.add(j) for j in left]
+    macros = [parent | HeadSet.of(left[:k]) for k in (2, 3)] + [parent | HeadSet.of(left[-2:])]
+    swapped = HeadSet.of([*list(parent)[1:], left[0]])
+    return [*singles, *macros, swapped, parent, HeadSet.of(range(12))]
+
+
+@pytest.mark.parametrize("parent", PARENTS)
+@pytest.mark.parametrize("stack_tokens", [1, 100, 8192])
+def test_equals_the_plain_path(model: nn.Module, parent: HeadSet, stack_tokens: int) -> None:
+    data = tiny_data(model)
+    children = children_of(parent)
+    evaluator = evaluator_of(model, data, stack_tokens=stack_tokens)
+    found = evaluator.outputs(parent, children, Span(0, len(data.batches)))
+    assert found.shape == (len(children), data.examples, 3)
+    assert found.dtype == np.float32
+    for child, outputs in zip(children, found, strict=True):
+        expected = plain_outputs(model, data.batches, child)
+        np.testing.assert_allclose(outputs, expected, rtol=0, atol=1e-5)
+        np.testing.assert_array_equal(outputs.argmax(-1), expected.argmax(-1))
+
+
+def test_heads_have_effects_here_too(model: nn.Module) -> None:
+    data = tiny_data(model)
+    states = [HeadSet(), *(HeadSet.of([j]) for j in range(12))]
+    found = evaluator_of(model, data).outputs(HeadSet(), states, Span(0, 5))
+    assert (np.abs(found[1:] - found[0]).max(axis=(1, 2)) > 1e-4).all()
+
+
+def test_shards_give_the_same_bits_as_the_whole(model: nn.Module) -> None:
+    data = tiny_data(model)
+    children = children_of(PARENTS[1])
+    evaluator = evaluator_of(model, data)
+    whole = evaluator.outputs(PARENTS[1], children, Span(0, 5))
+    parts = [evaluator.outputs(PARENTS[1], children, s) for s in (Span(0, 2), Span(2, 5))]
+    np.testing.assert_array_equal(np.concatenate(parts, axis=1), whole)
+    slopes = [evaluator.gradients(PARENTS[1], s) for s in (Span(0, 2), Span(2, 5))]
+    np.testing.assert_array_equal(
+        np.concatenate(slopes), evaluator.gradients(PARENTS[1], Span(0, 5))
+    )
+
+
+@pytest.mark.parametrize("cache_bytes", [0, 20_000, 1 << 30])
+def test_cache_changes_nothing_and_stays_within_its_limit(
+    model: nn.Module, cache_bytes: int
+) -> None:
+    data = tiny_data(model)
+    plain = evaluator_of(model, data, cache_bytes=0)
+    cached = evaluator_of(model, data, cache_bytes=cache_bytes)
+    span = Span(0, 5)
+    # Shallow children first, then deeper ones that need more of the trace, then another parent.
+    for parent, children in (
+        (PARENTS[1], [PARENTS[1].add(0)]),
+        (PARENTS[1], [PARENTS[1].add(9)]),
+        (PARENTS[1], children_of(PARENTS[1])),
+        (PARENTS[2], children_of(PARENTS[2])),
+        (PARENTS[1], children_of(PARENTS[1])),
+    ):
+        for _ in range(2):
+            np.testing.assert_array_equal(
+                cached.outputs(parent, children, span), plain.outputs(parent, children, span)
+            )
+            assert cached.cache.used_bytes <= cache_bytes
+    assert (cached.cache.used_bytes > 0) == (cache_bytes > 0)
+
+
+@pytest.mark.parametrize("state", PARENTS)
+def test_gradients_equal_those_of_the_stock_forward(model: nn.Module, state: HeadSet) -> None:
+    data = tiny_data(model)
+    found = evaluator_of(model, data).gradients(state, Span(0, 5))
+    assert found.shape == (data.examples, 3, 12)
+    model = model.double()
+    expected = []
+    for batch in data.batches:
+        inputs = {name: torch.from_numpy(array) for name, array in batch.arrays.items()}
+        ones = [
+            torch.tensor(
+                [[0.0 if layer * 4 + h in state else 1.0 for h in range(4)]] * batch.examples,
+                dtype=torch.float64,
+                requires_grad=True,
+            )
+            for layer in range(3)
+        ]
+        with gates(model, ones):
+            logits = model(**inputs).logits
+        rows = [
+            torch.cat(torch.autograd.grad(logits[:, c].sum(), ones, retain_graph=True), dim=1)
+            for c in range(3)
+        ]
+        expected.append(torch.stack(rows, dim=1).numpy())
+    reference = np.concatenate(expected)
+    reference[:, :, list(state)] = 0.0  # the derivative by a removed head's gate is not asked for
+    np.testing.assert_allclose(found, reference, rtol=0, atol=2e-5)
+    assert np.abs(found).max() > 1e-3
+
+
+def test_gradients_do_not_depend_on_how_batches_are_cut(
+    model: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tiny_data(model)
+    whole = evaluator_of(model, data).gradients(HeadSet(), Span(0, 5))
+    monkeypatch.setattr("headsearch.scoring.evaluator.BACKWARD_BYTES", 1)  # one example at a time
+    single = evaluator_of(model, data).gradients(HeadSet(), Span(0, 5))
+    np.testing.assert_allclose(single, whole, rtol=0, atol=1e-5)
+
+
+def test_run_serves_both_kinds_of_items(model: nn.Module) -> None:
+    data = tiny_data(model)
+    evaluator, span = evaluator_of(model, data), Span(1, 3)
+    children = (HeadSet.of([2]), HeadSet.of([3]))
+    np.testing.assert_array_equal(
+        evaluator.run(WorkItem(OUTPUTS, HeadSet(), children), span),
+        evaluator.outputs(HeadSet(), children, span),
+    )
+    np.testing.assert_array_equal(
+        evaluator.run(WorkItem(GRADIENTS, children[0]), span)[0],
+        evaluator.gradients(children[0], span),
+    )
+
+
+def test_bfloat16_is_close(model: nn.Module) -> None:
+    data = tiny_data(model)
+    low = evaluator_of(model, data, dtype="bfloat16").outputs(
+        HeadSet(), [HeadSet.of([1])], Span(0, 5)
+    )
+    high = plain_outputs(model, data.batches, HeadSet.of([1]))
+    assert low.dtype == np.float32
+    assert np.corrcoef(low.ravel(), high.ravel())[0, 1] > 0.99
+
+
+def test_the_callers_model_is_left_alone(model: nn.Module) -> None:
+    data = tiny_data(model)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    evaluator = evaluator_of(model, data, dtype="bfloat16")
+    evaluator.outputs(HeadSet(), [HeadSet.of([1])], Span(0, 5))
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    for name, tensor in model.state_dict().items():
+        assert tensor.dtype == before[name].dtype
+        assert torch.equal(tensor, before[name]), name
