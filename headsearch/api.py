@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from torch import nn
 
-from headsearch.heads import HeadMap, HeadSet
+from headsearch.heads import HeadSet
 from headsearch.memo.memory import MemoryStore
 from headsearch.memo.sqlite import SqliteStore
 from headsearch.memo.store import MemoStore
@@ -127,9 +127,7 @@ def search(
         seed=config.seed,
     )
     task = make_task(model, tokenizer, examples, config)
-    store: MemoStore = (
-        MemoryStore() if memo is None else SqliteStore(Path(memo), task.fingerprint)
-    )
+    store: MemoStore = MemoryStore() if memo is None else SqliteStore(Path(memo), task.fingerprint)
     try:
         executor = make_executor(config, task)
         try:

@@ -21,7 +21,7 @@ NOTHING_FOUND = 3
 NOT_VERIFIED = 1
 
 
-class _Duration(click.ParamType):
+class _Duration(click.ParamType[float]):
     name = "duration"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> float:
@@ -86,11 +86,11 @@ def cli() -> None:
 )
 @_resumable
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder. [runs/MODEL-N]")
-@click.option("--memo", type=click.Path(path_type=Path), help="Memo of another run to share.")
+@click.option(
+    "--memo", type=click.Path(path_type=Path), help="Share scores in this file. [OUT/memo.sqlite]"
+)
 @_shown
-def run(
-    out: Path | None, memo: Path | None, quiet: bool, as_json: bool, **options: Any
-) -> None:
+def run(out: Path | None, memo: Path | None, quiet: bool, as_json: bool, **options: Any) -> None:
     """Search MODEL, a local folder or a hub name, on labelled validation data."""
     config = RunConfig(**{k: v for k, v in options.items() if v is not None})
     from headsearch.run.command import start  # torch and transformers take seconds to import

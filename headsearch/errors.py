@@ -1,15 +1,15 @@
 """The exception tree. Every error a caller may want to catch is one of these.
 
-    HeadsearchError                 the root; exit code 2
-    ├── InputError                  an argument or a value that breaks a rule
-    │   ├── DataError               labelled data that can't be used as it is
-    │   ├── ModelError              a model that can't be loaded or searched
-    │   │   └── UnknownFamilyError  its attention layers are of no known family
-    │   └── RunFolderError          a run folder that exists, is missing, or is not one
-    ├── MemoError                   a memo file that is corrupted, foreign or not writable
-    ├── StorageError                a file that could not be written (disk full, no right to)
-    ├── FetchError                  a download that failed or was interrupted
-    └── EngineError                 workers that could not be started or kept alive
+HeadsearchError                 the root; exit code 2
+├── InputError                  an argument or a value that breaks a rule
+│   ├── DataError               labelled data that can't be used as it is
+│   ├── ModelError              a model that can't be loaded or searched
+│   │   └── UnknownFamilyError  its attention layers are of no known family
+│   └── RunFolderError          a run folder that exists, is missing, or is not one
+├── MemoError                   a memo file that is corrupted, foreign or not writable
+├── StorageError                a file that could not be written (disk full, no right to)
+├── FetchError                  a download that failed or was interrupted
+└── EngineError                 workers that could not be started or kept alive
 """
 
 from __future__ import annotations

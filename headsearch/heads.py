@@ -1,4 +1,4 @@
-"""Sets of removed heads: HeadSet (the state of the search) and HeadMap (the shape they refer to)."""
+"""Sets of removed heads: HeadSet (the state of the search) and HeadMap (their shape)."""
 
 from __future__ import annotations
 

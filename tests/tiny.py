@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,8 @@ import torch
 import transformers
 from torch import nn
 
+from headsearch.heads import HeadSet
+from headsearch.model.plain import plain_outputs
 from headsearch.task.batches import Batch, BatchedData
 
 COMMON: dict[str, Any] = {"vocab_size": 60, "num_labels": 3, "pad_token_id": 0}
@@ -64,8 +67,16 @@ def tiny_data(
         sizes = lengths[start : start + per_batch]
         mask = (np.arange(sizes.max())[None] < sizes[:, None]).astype(np.int64)
         ids = random.integers(5, 60, size=mask.shape)
-        batches.append(
-            Batch({"input_ids": np.where(mask == 1, ids, pad), "attention_mask": mask})
-        )
+        batches.append(Batch({"input_ids": np.where(mask == 1, ids, pad), "attention_mask": mask}))
     labels = random.integers(0, model.config.num_labels, size=examples)
     return BatchedData(tuple(batches), labels, np.arange(examples))
+
+
+def learnt(model: nn.Module, data: BatchedData) -> BatchedData:
+    """Return the data with labels that the model gets right but for every tenth.
+
+    With random labels every head could go; these make removing heads cost something.
+    """
+    labels = plain_outputs(model, data.batches, HeadSet()).argmax(axis=1)
+    labels[::10] = (labels[::10] + 1) % model.config.num_labels
+    return dataclasses.replace(data, labels=labels)

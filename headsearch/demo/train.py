@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from headsearch.demo.reviews import LABELS, MAX_TOKENS
+from headsearch.model.checkpoint import quiet_transformers
 
 
 @dataclass(frozen=True)
@@ -45,12 +45,14 @@ def train(
     """Fine-tune a sequence classifier and return (model, tokenizer), the model in eval mode."""
     torch.manual_seed(recipe.seed)
     names = dict(enumerate(LABELS))
-    # The encoder alone is in the file: that the classifier is new is as it should be here.
-    logging.getLogger("transformers.modeling_utils").setLevel(logging.ERROR)
-    tokenizer = AutoTokenizer.from_pretrained(encoder)
-    model = AutoModelForSequenceClassification.from_pretrained(
-        encoder, num_labels=len(names), id2label=names, label2id={v: k for k, v in names.items()}
-    )
+    with quiet_transformers():  # it would note that the classifier is new, which is as it should be
+        tokenizer = AutoTokenizer.from_pretrained(encoder)
+        model = AutoModelForSequenceClassification.from_pretrained(
+            encoder,
+            num_labels=len(names),
+            id2label=names,
+            label2id={n: i for i, n in enumerate(LABELS)},
+        )
     for parameter in model.bert.embeddings.parameters():
         parameter.requires_grad_(False)
     for layer in model.bert.encoder.layer[: len(model.bert.encoder.layer) - recipe.layers]:
@@ -78,7 +80,7 @@ def train(
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-        total += float(loss)
+        total += float(loss.detach())
         if (step + 1) % 50 == 0 or step + 1 == len(batches):
             since = (step % 50) + 1
             say(f"step {step + 1}/{len(batches)}, training loss {total / since:.3f}")
@@ -98,6 +100,6 @@ def _epochs(lengths: np.ndarray, recipe: Recipe) -> list[np.ndarray]:
             part = order[start : start + pool]
             part = part[np.argsort(lengths[part], kind="stable")]
             epoch += [part[i : i + recipe.batch] for i in range(0, len(part), recipe.batch)]
-        random.shuffle(epoch)  # type: ignore[arg-type]  # a list of arrays is shuffled in place
+        random.shuffle(epoch)
         batches += epoch
     return batches

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from headsearch.engine.executor import Job, Plan, describe
+from headsearch.errors import EngineError
 from headsearch.model.bundle import ModelBundle, rebuild
 from headsearch.scoring.evaluator import Evaluator
 from headsearch.task.batches import BatchedData
@@ -36,7 +37,10 @@ class InlineExecutor:
         if not self._jobs:
             return []
         job = self._jobs.popleft()
-        return [(job, self._evaluator.run(job.item, job.span))]
+        try:
+            return [(job, self._evaluator.run(job.item, job.span))]
+        except Exception as error:
+            raise EngineError(f"{job} failed: {type(error).__name__}: {error}") from error
 
     def describe(self) -> dict[str, Any]:
         """See `Executor.describe`."""

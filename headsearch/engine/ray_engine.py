@@ -51,7 +51,6 @@ class ScoringActor:
         )
         return self._evaluator.run(item, Span(first, stop))
 
-
     def pid(self) -> int:
         """Return this worker's process id."""
         return os.getpid()

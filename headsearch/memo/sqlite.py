@@ -92,9 +92,7 @@ class SqliteStore:
                     "AND first = ? AND stop = ?",
                     key,
                 ).fetchone()
-                standing.append(
-                    Record(record.state, record.kind, record.first, record.stop, value)
-                )
+                standing.append(Record(record.state, record.kind, record.first, record.stop, value))
         return standing
 
     def count(self) -> int:
@@ -159,11 +157,19 @@ class SqliteStore:
         except sqlite3.Error as error:
             code = getattr(error, "sqlite_errorname", "")
             if code.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")):
-                text = f"the memo {self._path} is corrupted or no memo: {error}; nothing was changed"
+                text = (
+                    f"the memo {self._path} is corrupted or no memo: {error}; nothing was changed"
+                )
             elif code.startswith("SQLITE_FULL"):
-                text = f"could not write to the memo {self._path}: the disk is full; all scores committed before are kept"
+                text = (
+                    f"could not write to the memo {self._path}: the disk is full; all scores "
+                    "committed before are kept"
+                )
             elif code.startswith("SQLITE_BUSY"):
-                text = f"the memo {self._path} was locked by another process for {TIMEOUT_SECONDS:.0f} s"
+                text = (
+                    f"the memo {self._path} was locked by another process for "
+                    f"{TIMEOUT_SECONDS:.0f} s"
+                )
             else:
                 text = f"could not {action} the memo {self._path}: {error}"
             raise MemoError(text) from None

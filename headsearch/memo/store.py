@@ -29,7 +29,7 @@ class MemoStore(Protocol):
     """Holds records; used from one thread at a time."""
 
     def find(self, kind: str, states: Sequence[bytes]) -> dict[bytes, list[Record]]:
-        """Return all records of each state, sorted by (first, stop); states with none are absent."""
+        """Return each state's records, sorted by (first, stop); states with none are absent."""
         ...
 
     def add(self, records: Sequence[Record]) -> list[Record]:

@@ -1,4 +1,4 @@
-"""A model as plain numpy arrays and JSON: what travels to workers and what the fingerprint covers."""
+"""A model as numpy arrays and JSON: what travels to workers, and what the fingerprint covers."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import importlib
 import json
 import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -53,7 +54,8 @@ def bundle(model: nn.Module) -> ModelBundle:
         UnknownFamilyError, ModelError: it is of no known family or has no classification head.
     """
     family_of(model)
-    config = model.config.to_dict()
+    settings: Any = model.config
+    config = settings.to_dict()
     config.pop("_name_or_path", None)  # where it came from does not change what it computes
     arrays = {}
     for name, tensor in model.state_dict().items():
@@ -78,7 +80,6 @@ def rebuild(parts: ModelBundle) -> nn.Module:
         config = kind.config_class.from_dict(json.loads(parts.config))
     except (ImportError, AttributeError) as error:
         raise ModelError(f"could not import {parts.module}.{parts.name}: {error}") from None
-    # The bundle knows which attention it was made with; from_dict does not.
     record = copy.deepcopy(getattr(config, RECORD, None))
     if record is not None:
         delattr(config, RECORD)

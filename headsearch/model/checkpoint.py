@@ -33,7 +33,7 @@ def load_model(name: str) -> tuple[nn.Module, Any]:
             weights are read and no code that comes with the model is run.
 
     Raises:
-        ModelError: it can't be loaded, has no trained classification head, or is of no known family.
+        ModelError: it can't be loaded, has no trained classification head, or no known family.
     """
     folder = Path(name)
     if not folder.is_dir() and (folder.exists() or name.startswith((".", "/", "~"))):
@@ -121,7 +121,7 @@ def load_pruned(folder: str | Path) -> nn.Module:
 
 
 def build(config: Any, record: Any, tensors: dict[str, torch.Tensor]) -> nn.Module:
-    """Make the narrow model that a config with a record of removed heads and its weights describe."""
+    """Make the narrow model that a config, its record of removed heads and weights describe."""
     if hasattr(config, RECORD):
         delattr(config, RECORD)  # the model is built whole and narrowed, which writes it again
     model: nn.Module = AutoModelForSequenceClassification.from_config(config)

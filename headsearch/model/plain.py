@@ -1,4 +1,4 @@
-"""The plain path: the stock transformers forward under gates. Slow, and what all else is held to."""
+"""The plain path: the stock transformers forward under gates, which all else is held to."""
 
 from __future__ import annotations
 
@@ -13,9 +13,7 @@ from headsearch.model.gate import removed_heads
 from headsearch.task.batches import Batch
 
 
-def plain_outputs(
-    model: nn.Module, batches: Iterable[Batch], removed: HeadSet
-) -> np.ndarray:
+def plain_outputs(model: nn.Module, batches: Iterable[Batch], removed: HeadSet) -> np.ndarray:
     """Return the logits of the stock forward with the given heads off, (examples, classes) float32.
 
     Args:

@@ -74,7 +74,8 @@ class Progress:
         heads, metric, _ = self._best
         shown = "-" if metric is None else f"{metric:.4f}"
         return Text(
-            f"{heads} heads removed, metric {shown} | {self._step.get('evaluations', 0)} evaluations, "
+            f"{heads} heads removed, metric {shown} | "
+            f"{self._step.get('evaluations', 0)} evaluations, "
             f"{rate:.2f}/s | {self._step.get('kind', 'starting')} at {self._step.get('g', 0)} | "
             f"{elapsed:.0f} s",
             overflow="ellipsis",

@@ -32,17 +32,16 @@ def start(config: RunConfig, out: Path, watcher: Watcher, memo: Path | None = No
         config: what is asked.
         out: the run folder; must not exist yet.
         watcher: told of progress.
-        memo: scores of another run to use and add to; default: the folder's own.
+        memo: a file to share scores with other runs; default: the folder's own.
 
     Raises:
         HeadsearchError: anything that is wrong; before the search starts nothing is left behind.
     """
     check_free(out)
-    if memo is not None and not memo.is_file():
-        raise InputError(f"memo file not found: {memo}")
+    if memo is not None and not memo.parent.is_dir():
+        raise InputError(f"the folder of the memo must exist: {memo.parent}")
     task = load_task(config)
-    executor_check = task.data.shards(config.shards or 1)  # says so now if there are too many
-    del executor_check
+    task.data.shards(config.shards or 1)  # says now if there are too many
     folder = RunFolder.create(out, config, task.fingerprint)
     return _search(task, config, folder, watcher, memo)
 

@@ -147,7 +147,8 @@ def check_free(path: Path) -> None:
     """Raise RunFolderError if there is something at the path already."""
     if path.exists() or path.is_symlink():
         raise RunFolderError(
-            f"the run folder must not exist yet: {path} (go on with it by `headsearch resume {path}`)"
+            f"the run folder must not exist yet: {path} "
+            f"(go on with it by `headsearch resume {path}`)"
         )
 
 

@@ -117,9 +117,7 @@ def _report(task: Task, config: RunConfig, executor: Executor, found: Result) ->
         return plain_score(task.model, task.data, task.objective, heads)
 
     plain_baseline = score(HeadSet())
-    threshold = stricter(
-        found.threshold, task.objective.threshold(plain_baseline, config.max_drop)
-    )
+    threshold = stricter(found.threshold, task.objective.threshold(plain_baseline, config.max_drop))
     verified = first_verified(score, [node.heads for node in found.candidates], threshold)
     # The full model always meets its own threshold, but the search's and the plain path's
     # baselines may differ by a rounded example; then it stands, unverified.

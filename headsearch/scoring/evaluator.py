@@ -9,6 +9,7 @@ classifier reads. The result equals the plain path (`model.plain`) up to roundin
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -89,7 +90,8 @@ class Evaluator:
                 for members in self._stacks(groups.get(layer, []), children, batch):
                     stack = [children[i] for i in members]
                     rows = self._run_stack(parent, stack, layer, state, batch)
-                    for i, row in zip(members, rows.float().unflatten(0, (len(stack), -1)), strict=True):
+                    each = rows.float().view(len(stack), batch.examples, -1)
+                    for i, row in zip(members, each, strict=True):
                         logits[i] = row
             parts.append(torch.stack([row for row in logits if row is not None]).cpu())
         return torch.cat(parts, dim=1).numpy()
@@ -97,8 +99,9 @@ class Evaluator:
     def gradients(self, state: HeadSet, span: Span) -> np.ndarray:
         """Return d logits / d gates at a state, (examples, classes, heads) float32.
 
-        One backward pass for each class serves all heads; removed heads get 0. To first order,
-        removing head j changes the logits by minus column j.
+        To first order, removing head j changes the logits by minus column j; removed heads get 0.
+        Neither loss nor prediction changes when all classes' logits move together, so the mean
+        over classes is taken out, and classes - 1 backward passes serve all heads.
         """
         parts = []
         for batch in self._batches[span.first : span.stop]:
@@ -226,13 +229,13 @@ class Evaluator:
 
     def _rows_of_backward(self, batch: Batch) -> int:
         """How many examples one backward pass may take within `BACKWARD_BYTES`."""
-        config = self._model.config
+        config: Any = self._model.config
         hidden = config.hidden_size
         inner = getattr(config, "intermediate_size", None) or 4 * hidden
         # Kept for backward in each layer: about ten tensors of the hidden size, three of the
         # feed-forward's (before, inside and after the activation).
         per_token = self.shape.layers * (10 * hidden + 3 * inner) * 4
-        return max(1, BACKWARD_BYTES // (per_token * batch.tokens))
+        return int(max(1, BACKWARD_BYTES // (per_token * batch.tokens)))
 
     def _gradients_of(self, state: HeadSet, batch: Batch, rows: slice) -> np.ndarray:
         part = Batch({name: array[rows] for name, array in batch.arrays.items()})
@@ -251,14 +254,19 @@ class Evaluator:
             used = [(layer, gate) for layer, gate in enumerate(gates) if gate.shape[1]]
             if not used:
                 return result
-            for klass in range(logits.shape[1]):
+            # Against class 0; for regression, the one output itself.
+            margins = logits[:, 1:] - logits[:, :1] if logits.shape[1] > 1 else logits
+            for row in range(margins.shape[1]):
                 columns = torch.autograd.grad(
-                    logits[:, klass].sum(),
+                    margins[:, row].sum(),
                     [gate for _, gate in used],
-                    retain_graph=klass + 1 < logits.shape[1],
+                    retain_graph=row + 1 < margins.shape[1],
                 )
                 for (layer, _), column in zip(used, columns, strict=True):
                     start = self.shape.start(layer)
                     places = [start + head for head in self.shape.kept(state, layer)]
+                    klass = logits.shape[1] - margins.shape[1] + row
                     result[:, klass, places] = column.float().cpu().numpy()
+        if result.shape[1] > 1:
+            result -= result.mean(axis=1, keepdims=True)
         return result

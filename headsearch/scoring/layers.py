@@ -22,7 +22,6 @@ class FusedLayer:
         output_weight: (hidden, heads, head size).
         output_bias: (hidden,) or None.
         finish: what comes after the output projection, see `AttentionLayer`.
-        width: features inside the feed-forward part, for memory estimates.
     """
 
     qkv_weight: Tensor

@@ -1,4 +1,4 @@
-"""What is searched: a shape, an objective and a threshold; and what answers the search's questions."""
+"""What is searched, and what answers the search's questions."""
 
 from __future__ import annotations
 

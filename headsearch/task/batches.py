@@ -103,7 +103,8 @@ class BatchedData:
                 high = middle
             else:
                 low = middle + 1
-        spans, first, load = [], 0, 0
+        spans: list[Span] = []
+        first, load = 0, 0
         for i, size in enumerate(loads):
             # A new shard where this one is full, or where every batch left is needed for one.
             if i > first and (load + size > low or most - i < count - len(spans)):

@@ -104,7 +104,9 @@ def examples_from_rows(
     if classes == 1:
         labels = target_values(raw, label_column)
     else:
-        labels = class_ids(raw, label_column, id2label or {}, classes, _label_names(rows, label_column))
+        labels = class_ids(
+            raw, label_column, id2label or {}, classes, _label_names(rows, label_column)
+        )
     if max_examples is not None:
         if max_examples < 1:
             raise InputError(f"`max_examples` must be at least 1 but got {max_examples}")
@@ -155,14 +157,11 @@ def _load_file(path: Path, reader: str, cache: str) -> Any:
             options["sep"] = "\t"
     import datasets
 
-    with _quiet_datasets():
+    with _QuietDatasets():
         try:
-            table = datasets.load_dataset(
+            return datasets.load_dataset(
                 reader, data_files=str(path), split="train", cache_dir=cache, **options
             )
-            table = table.with_format(None)
-            # Out of the cache folder, which is about to be deleted.
-            return datasets.Dataset(table.data.table.combine_chunks().copy_to_memory())
         except Exception as error:
             raise DataError(f"could not read {path}: {_reason(error)}") from None
 
@@ -189,7 +188,7 @@ def _load_folder(path: Path, split: str | None) -> Any:
 def _load_hub(source: str, subset: str | None, split: str | None) -> Any:
     import datasets
 
-    with _quiet_datasets():
+    with _QuietDatasets():
         try:
             found = datasets.load_dataset(source, subset, split=split)
         except Exception as error:
@@ -204,13 +203,13 @@ def _load_hub(source: str, subset: str | None, split: str | None) -> Any:
     return found
 
 
-class _quiet_datasets:
+class _QuietDatasets:
     """Keeps the progress bars of `datasets` off the console."""
 
     def __enter__(self) -> None:
         import datasets
 
-        self._enabled = not datasets.utils.is_progress_bar_enabled() is False
+        self._enabled = datasets.is_progress_bar_enabled()
         datasets.disable_progress_bars()
 
     def __exit__(self, *_: object) -> None:

@@ -24,7 +24,7 @@ def class_ids(
         column: where they come from, for errors.
         id2label: the model's class names.
         classes: how many classes the model has.
-        feature_names: names that ids stand for in the data; followed where the model knows them all.
+        feature_names: names of the ids in the data; followed where the model knows them all.
 
     Raises:
         DataError: a label is null or unknown.
@@ -39,7 +39,9 @@ def class_ids(
         if number is not None and renumber is not None and not isinstance(value, str):
             number = renumber[number] if 0 <= number < len(renumber) else None
         if number is None or not 0 <= number < classes:
-            known = ", ".join(f"{name} ({i})" for name, i in sorted(ids.items(), key=lambda x: x[1]))
+            known = ", ".join(
+                f"{name} ({i})" for name, i in sorted(ids.items(), key=lambda x: x[1])
+            )
             raise DataError(
                 f"column {column!r} must hold labels of the model, {known or f'0..{classes - 1}'}, "
                 f"but row {row} is {'null' if _is_null(value) else repr(value)}"

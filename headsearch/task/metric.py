@@ -76,11 +76,11 @@ class Objective:
         """Return d loss / d outputs of each example, (examples, classes) float64."""
         outputs = outputs.astype(np.float64, copy=False)
         if self.classes == 1:
-            return 2.0 * (outputs - self.labels[:, None])
+            return np.asarray(2.0 * (outputs - self.labels[:, None]))
         weights = np.exp(outputs - outputs.max(axis=1, keepdims=True))
         weights /= weights.sum(axis=1, keepdims=True)
         weights[np.arange(len(self.labels)), self.labels] -= 1.0
-        return weights
+        return np.asarray(weights)
 
     def score(self, outputs: np.ndarray) -> Score:
         """Return metric and mean loss of outputs (examples, classes)."""

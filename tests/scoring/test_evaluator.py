@@ -121,9 +121,30 @@ def test_gradients_equal_those_of_the_stock_forward(model: nn.Module, state: Hea
         ]
         expected.append(torch.stack(rows, dim=1).numpy())
     reference = np.concatenate(expected)
+    reference -= reference.mean(axis=1, keepdims=True)  # the same for loss and predictions
     reference[:, :, list(state)] = 0.0  # the derivative by a removed head's gate is not asked for
     np.testing.assert_allclose(found, reference, rtol=0, atol=2e-5)
     assert np.abs(found).max() > 1e-3
+
+
+def test_gradients_of_a_regression_are_those_of_its_one_output() -> None:
+    model = tiny_model("BERT", num_labels=1)
+    data = tiny_data(model)
+    found = evaluator_of(model, data).gradients(HeadSet(), Span(0, 5))
+    # Forward differences by hand, from two gated forwards.
+    step, shape = 1e-2, (data.examples, 1)
+    whole = plain_outputs(model, data.batches, HeadSet())
+    for head in (0, 5, 11):
+        values = [torch.ones(4) for _ in range(3)]
+        values[head // 4][head % 4] -= step
+        parts = []
+        for batch in data.batches:
+            inputs = {name: torch.from_numpy(array) for name, array in batch.arrays.items()}
+            with torch.inference_mode(), gates(model, values):
+                parts.append(model(**inputs).logits.numpy())
+        slope = (whole - np.concatenate(parts)) / step
+        assert slope.shape == shape
+        np.testing.assert_allclose(found[:, :, head], slope, rtol=0.1, atol=2e-2)
 
 
 def test_gradients_do_not_depend_on_how_batches_are_cut(

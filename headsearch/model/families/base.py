@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
-import torch
 from torch import Tensor, nn
 
 
@@ -41,7 +40,10 @@ class Family(Protocol):
     The classifier of all families so far reads the first token of the last layer alone.
     """
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What the family is called."""
+        ...
 
     def matches(self, model: nn.Module) -> bool:
         """Whether the model is of this family, judged from its module structure."""
@@ -60,22 +62,9 @@ class Family(Protocol):
         ...
 
     def classify(self, model: nn.Module, hidden: Tensor) -> Tensor:
-        """Return logits (examples, classes) from the last layer's output (examples, >= 1, hidden)."""
+        """Return logits (examples, classes) of the last layer's output (examples, …, hidden)."""
         ...
 
     def after_narrowing(self, model: nn.Module, layer: int, kept: tuple[int, ...]) -> None:
         """Mend what else in a layer depends on its heads, once its projections were narrowed."""
         ...
-
-
-def first_attribute(model: nn.Module, *names: str) -> Any:
-    """Return the first attribute that the model has, or None."""
-    for name in names:
-        if hasattr(model, name):
-            return getattr(model, name)
-    return None
-
-
-def no_bias(size: int, like: Tensor) -> Tensor:
-    """Return a bias of zeros."""
-    return torch.zeros(size, dtype=like.dtype, device=like.device)

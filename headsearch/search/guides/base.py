@@ -37,7 +37,7 @@ class View:
     def loss_gradients(self) -> np.ndarray:
         """d loss / d gate of every example, (remaining, examples) float64."""
         slopes = self.problem.objective.slopes(self.node.outputs)  # (examples, classes)
-        return -np.einsum("jec,ec->je", self.effects, slopes, dtype=np.float64)
+        return np.asarray(-np.einsum("jec,ec->je", self.effects, slopes, dtype=np.float64))
 
     @cached_property
     def layers(self) -> np.ndarray:
@@ -62,14 +62,19 @@ class Path:
 class Guide(Protocol):
     """Orders the frontier and proposes paths. Never proves anything."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What the guide is called in transcripts."""
+        ...
 
     def path(self, view: View) -> Path:
         """Return the path from a state and how far along it the budget is expected to last."""
         ...
 
 
-def predicted_reach(view: View, path: tuple[int, ...], start: np.ndarray | None = None) -> int | None:
+def predicted_reach(
+    view: View, path: tuple[int, ...], start: np.ndarray | None = None
+) -> int | None:
     """Return the longest prefix of a path whose predicted metric meets the threshold, or None.
 
     The prediction is linear: outputs + the sum of the effects of the heads removed.

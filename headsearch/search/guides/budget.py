@@ -1,4 +1,4 @@
-"""The paper's guide: heads by the metric drop that their removal costs, until the budget is spent."""
+"""The paper's guide: heads by the metric drop that their removal costs."""
 
 from __future__ import annotations
 

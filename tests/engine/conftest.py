@@ -1,0 +1,17 @@
+"""One Ray for all engine tests, with room for three workers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import ray
+
+from headsearch.engine.ray_engine import connect
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    connect(None, cpus=3)
+    yield
+    ray.shutdown()

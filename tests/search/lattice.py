@@ -1,0 +1,80 @@
+"""Small lattices with synthetic outputs, and brute force over them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from headsearch.heads import HeadMap, HeadSet
+from headsearch.search.problem import Problem
+from headsearch.task.metric import Score, make_objective
+
+
+class Lattice:
+    """An oracle over made-up outputs: linear effects of heads plus pairwise interactions.
+
+    Args:
+        heads_per_layer: the shape.
+        interaction: size of the pairwise terms; large ones make the metric far from monotone.
+    """
+
+    def __init__(
+        self,
+        heads_per_layer: tuple[int, ...],
+        *,
+        seed: int = 0,
+        examples: int = 40,
+        classes: int = 3,
+        effect: float = 0.5,
+        interaction: float = 0.3,
+        max_drop: float = 0.05,
+    ) -> None:
+        random = np.random.default_rng(seed)
+        self.shape = HeadMap(heads_per_layer)
+        total = self.shape.total
+        labels = random.integers(0, classes, examples)
+        labels[:classes] = np.arange(classes)
+        base = random.normal(size=(examples, classes))
+        base[np.arange(examples), labels] += 1.5
+        self._base = base
+        self._single = random.normal(size=(total, examples, classes)) * effect
+        self._pair = random.normal(size=(total, total, examples, classes)) * interaction
+        self.problem = Problem(self.shape, make_objective("accuracy", labels, classes), max_drop)
+        self.asked: list[tuple[HeadSet, tuple[HeadSet, ...]]] = []
+
+    def of(self, heads: HeadSet) -> np.ndarray:
+        """The outputs of one state, whatever it is asked with."""
+        rows = list(heads)
+        outputs = self._base + self._single[rows].sum(axis=0)
+        for i in rows:
+            outputs = outputs + self._pair[i, [j for j in rows if j > i]].sum(axis=0)
+        return outputs.astype(np.float32)
+
+    def outputs(self, parent: HeadSet, children: Sequence[HeadSet]) -> list[np.ndarray]:
+        self.asked.append((parent, tuple(children)))
+        return [self.of(child) for child in children]
+
+    def gradients(self, state: HeadSet) -> np.ndarray:
+        # Interactions are linear in each gate, so that the derivative is the exact difference.
+        columns = [
+            np.zeros_like(self._base) if j in state else self.of(state) - self.of(state.add(j))
+            for j in range(self.shape.total)
+        ]
+        return np.stack(columns, axis=2).astype(np.float32)
+
+
+def every_state(shape: HeadMap) -> list[HeadSet]:
+    return [HeadSet(bits) for bits in range(1 << shape.total)]
+
+
+def brute_force(lattice: Lattice) -> tuple[HeadSet, Score]:
+    """The feasible state with most heads removed; ties: lower loss, then smaller bitset."""
+    objective = lattice.problem.objective
+    threshold = objective.threshold(
+        objective.score(lattice.of(HeadSet())), lattice.problem.max_drop
+    )
+    scores = {state: objective.score(lattice.of(state)) for state in every_state(lattice.shape)}
+    feasible = [state for state, score in scores.items() if threshold.feasible(score)]
+    best = min(feasible, key=lambda s: (-len(s), scores[s].loss, s.bits))
+    return best, scores[best]

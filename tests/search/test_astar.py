@@ -1,0 +1,168 @@
+"""The search against brute force on small lattices, its budgets and its transcript."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from headsearch.heads import HeadSet
+from headsearch.search.astar import Result, Rollout, Settings, search
+from headsearch.search.guides import Budget, Fisher, Lookahead, Michel
+from tests.search.lattice import Lattice, brute_force, every_state
+
+EXHAUSTIVE = Settings(exhaustive=True, patience=None)
+
+
+def run(
+    lattice: Lattice, settings: Settings, **options: Any
+) -> tuple[Result, list[dict[str, Any]]]:
+    steps: list[dict[str, Any]] = []
+    result = search(lattice.problem, lattice, settings, on_step=steps.append, **options)
+    return result, steps
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize(("effect", "interaction"), [(0.5, 0.0), (0.3, 0.2), (0.6, 0.6)])
+def test_equals_brute_force_with_budgets_off(seed: int, effect: float, interaction: float) -> None:
+    lattice = Lattice((3, 4), seed=seed, effect=effect, interaction=interaction)
+    result, _ = run(lattice, EXHAUSTIVE)
+    best, score = brute_force(lattice)
+    assert (result.best.heads, result.best.score) == (best, score)
+    assert result.stopped in ("frontier exhausted", "every head removed")
+    assert result.bound == len(best)
+
+
+def test_equals_brute_force_on_twelve_heads() -> None:
+    lattice = Lattice((4, 4, 4), seed=3, examples=20, effect=0.4, interaction=0.3)
+    result, _ = run(lattice, EXHAUSTIVE)
+    assert result.best.heads == brute_force(lattice)[0]
+    assert result.evaluations == 4096
+
+
+@pytest.mark.parametrize("guide", [Michel(), Fisher(), Lookahead(0.0), Lookahead(1.0), Budget()])
+def test_any_single_guide_leaves_the_exhaustive_result_as_it_is(guide: Any) -> None:
+    lattice = Lattice((3, 3), seed=1)
+    rollouts = () if isinstance(guide, Budget) else (Rollout(guide, 2),)
+    settings = Settings(rollouts=rollouts, guides=(guide,), exhaustive=True, patience=None)
+    result, _ = run(lattice, settings)
+    assert result.best.heads == brute_force(lattice)[0]
+
+
+def test_no_state_is_asked_for_twice() -> None:
+    lattice = Lattice((3, 4), seed=2)
+    result, _ = run(lattice, EXHAUSTIVE)
+    asked = [child for _, children in lattice.asked for child in children]
+    assert len(asked) == len(set(asked)) == result.evaluations
+    assert set(asked) <= set(every_state(lattice.shape))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_bound_and_incumbent_hold_the_truth_between_them_under_any_budget(seed: int) -> None:
+    lattice = Lattice((3, 4), seed=seed)
+    truth = len(brute_force(lattice)[0])
+    for evaluations in (1, 2, 5, 20, 60, 128):
+        result, _ = run(lattice, Settings(max_evaluations=evaluations))
+        assert result.evaluations <= evaluations
+        assert result.best.weight <= truth <= result.bound
+        assert result.best.feasible
+
+
+def test_more_evaluations_never_find_less() -> None:
+    lattice = Lattice((4, 4), seed=5)
+    found = [
+        run(lattice, Settings(max_evaluations=n, patience=None, exhaustive=True))[0].best.weight
+        for n in range(1, 200, 13)
+    ]
+    assert found == sorted(found)
+
+
+def test_every_claimed_score_is_the_states_own() -> None:
+    lattice = Lattice((3, 3), seed=4)
+    result, _ = run(lattice, Settings())
+    objective = lattice.problem.objective
+    for node in [result.baseline, result.best, *result.points, *result.candidates]:
+        assert node.score == objective.score(lattice.of(node.heads))
+        assert node.feasible == (node.score.correct >= result.threshold.correct)
+
+
+def test_candidates_are_all_feasible_states_best_first() -> None:
+    lattice = Lattice((3, 3), seed=6)
+    result, _ = run(lattice, EXHAUSTIVE)
+    objective = lattice.problem.objective
+    feasible = [
+        state
+        for state in every_state(lattice.shape)
+        if result.threshold.feasible(objective.score(lattice.of(state)))
+    ]
+    assert {node.heads for node in result.candidates} == set(feasible)
+    keys = [(-n.weight, n.score.loss, n.heads.bits) for n in result.candidates]
+    assert keys == sorted(keys)
+
+
+def test_operating_points_are_the_pareto_frontier() -> None:
+    lattice = Lattice((3, 3), seed=7)
+    result, _ = run(lattice, EXHAUSTIVE)
+    objective = lattice.problem.objective
+    scored = [(len(s), objective.score(lattice.of(s)).metric) for s in every_state(lattice.shape)]
+    frontier = {
+        point
+        for point in scored
+        if not any(o[0] >= point[0] and o[1] >= point[1] and o != point for o in scored)
+    }
+    found = [(node.weight, node.score.metric) for node in result.points]
+    assert len(found) == len(set(found))
+    assert set(found) == frontier
+    assert found == sorted(found, reverse=True)
+
+
+def test_same_inputs_same_transcript() -> None:
+    first, second = (run(Lattice((4, 4), seed=8), Settings())[1] for _ in range(2))
+    assert json.dumps(first) == json.dumps(second)
+
+
+def test_transcript_accounts_for_every_evaluation() -> None:
+    lattice = Lattice((4, 4), seed=9)
+    result, steps = run(lattice, Settings(max_evaluations=50))
+    scored = [HeadSet(int(row[0], 16)) for step in steps for row in step["scored"]]
+    asked = [child for _, children in lattice.asked for child in children]
+    assert scored == asked
+    assert len(scored) == result.evaluations == steps[-1]["evaluations"]
+    assert [step["step"] for step in steps] == list(range(len(steps)))
+    objective = lattice.problem.objective
+    for step in steps:
+        for bits, metric, loss, _ in step["scored"]:
+            score = objective.score(lattice.of(HeadSet(int(bits, 16))))
+            assert (metric, loss) == (score.metric, score.loss)
+
+
+def test_a_smaller_budget_gives_a_prefix_of_the_transcript() -> None:
+    long, short = (run(Lattice((4, 4), seed=10), Settings(max_expansions=n))[1] for n in (4, 2))
+    assert short == long[: len(short)]
+    assert len(short) < len(long)
+
+
+def test_expansion_budget_and_patience_end_the_search() -> None:
+    lattice = Lattice((4, 4), seed=11)
+    result, _ = run(lattice, Settings(max_expansions=2, exhaustive=True, patience=None))
+    assert (result.expansions, result.stopped) == (2, "expansion budget spent")
+    result, steps = run(lattice, Settings(exhaustive=True, patience=3))
+    assert result.stopped == "3 expansions without a better state"
+    last = [step["best"][0] for step in steps if step["kind"] == "expansion"][-4:]
+    assert len(set(last[-3:])) == 1
+
+
+def test_a_stop_from_outside_keeps_what_was_found() -> None:
+    lattice = Lattice((4, 4), seed=12)
+    calls = iter(range(1000))
+    result, _ = run(lattice, Settings(), should_stop=lambda: "enough" if next(calls) > 6 else None)
+    assert result.stopped == "enough"
+    assert result.evaluations == len([c for _, cs in lattice.asked for c in cs])
+
+
+def test_zero_budget_still_starts_from_the_full_model() -> None:
+    lattice = Lattice((2, 2), seed=13, max_drop=0.0)
+    result, _ = run(lattice, Settings(max_evaluations=1))
+    assert result.best.heads == HeadSet()
+    assert result.stopped == "evaluation budget spent"
