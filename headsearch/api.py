@@ -19,8 +19,8 @@ from headsearch.model.families import head_map
 from headsearch.model.narrow import narrowed
 from headsearch.report.console import Progress
 from headsearch.report.summary import result_lines
+from headsearch.run import engines
 from headsearch.run.config import RunConfig
-from headsearch.run.engines import make_executor
 from headsearch.run.prepare import make_task
 from headsearch.run.session import run_search
 from headsearch.task.data import examples_from_rows
@@ -127,9 +127,10 @@ def search(
         seed=config.seed,
     )
     task = make_task(model, tokenizer, examples, config)
+    choice = engines.choose(config, task)
     store: MemoStore = MemoryStore() if memo is None else SqliteStore(Path(memo), task.fingerprint)
     try:
-        executor = make_executor(config, task)
+        executor = engines.start(choice, config, task)
         try:
             with Progress(Console(stderr=True), quiet=not progress) as watcher:
                 outcome = run_search(task, config, executor, store, watcher=watcher)

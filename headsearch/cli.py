@@ -46,7 +46,7 @@ _resumable = _options(
     click.option("--max-evaluations", type=int, help="Stop after so many scored head sets."),
     click.option("--max-expansions", type=int, help="Stop after so many expansions."),
     click.option(
-        "--patience", type=int, help="Stop after so many expansions in vain; 0: never. [8]"
+        "--patience", type=int, help="Stop after so many expansions in vain; 0: never. [4]"
     ),
     click.option("--time-limit", type=_Duration(), help="Stop after a time such as 30m or 2h."),
     click.option("--engine", type=click.Choice(ENGINES), help="Where to compute. [auto]"),

@@ -68,6 +68,8 @@ def violations(source: str, part: str) -> list[str]:
                 names = [f"headsearch.{alias.name}" for alias in node.names]
             else:
                 names = [node.module or ""]
+                wanted = {f"{node.module}.{alias.name}" for alias in node.names}
+                found += [f"imports {name}" for name in sorted(wanted & FORBIDDEN_CALLS)]
         elif isinstance(node, ast.Call) and ast.unparse(node.func) in FORBIDDEN_CALLS:
             found.append(f"calls {ast.unparse(node.func)}")
         elif isinstance(node, ast.keyword) and node.arg == "trust_remote_code":
@@ -80,8 +82,8 @@ def violations(source: str, part: str) -> list[str]:
                     part in BASE and target not in {"errors", part}
                 ):
                     found.append(f"{part} imports {target}")
-            elif top in FORBIDDEN_MODULES:
-                found.append(f"imports {top}")
+            elif FORBIDDEN_MODULES & {top, *rest}:
+                found.append(f"imports {name}")
             elif part not in LIBRARIES.get(top, {part}):
                 found.append(f"{part} imports {top}")
     return found
@@ -106,7 +108,9 @@ def test_module_keeps_the_rules_and_says_what_it_is(path: Path) -> None:
         ("heads", "from headsearch import api", "heads imports api"),
         ("task", "from . import metric", "relative import"),
         ("model", "import torch\ntorch.load('x')", "calls torch.load"),
+        ("model", "from torch import load", "imports torch.load"),
         ("engine", "import pickle", "imports pickle"),
+        ("engine", "import ray.cloudpickle", "imports ray.cloudpickle"),
         ("model", "load(x, trust_remote_code=True)", "sets trust_remote_code"),
         ("run", "eval('1')", "calls eval"),
     ],

@@ -77,10 +77,11 @@ class RayExecutor:
         )
         batches = [dict(batch.arrays) for batch in data.batches]
         self._data = ray.put({"batches": batches, "labels": data.labels, "order": data.order})
-        actor = ray.remote(ScoringActor).options(
-            num_cpus=plan.threads or 1, num_gpus=plan.gpus, max_restarts=-1, max_task_retries=0
+        # Restarts are ours: calls to an actor that Ray is restarting fail, calls to a new one wait.
+        self._kind = ray.remote(ScoringActor).options(
+            num_cpus=plan.threads or 1, num_gpus=plan.gpus, max_restarts=0, max_task_retries=0
         )
-        sent = {
+        self._sent = {
             "workers": plan.workers,
             "shards": [(span.first, span.stop) for span in plan.shards],
             "threads": plan.threads,
@@ -88,11 +89,11 @@ class RayExecutor:
             "dtype": plan.dtype,
             "cache_bytes": plan.cache_bytes,
         }
-        self._actors = [actor.remote(self._model, self._data, sent) for _ in range(plan.workers)]
+        self._actors = [self._start_actor() for _ in range(plan.workers)]
         self._load = [0] * plan.workers  # jobs in flight at each actor
         self._alone = [False] * plan.workers  # whether an actor runs a suspect, by itself
         self._waiting: deque[Job] = deque()
-        self._running: dict[Any, tuple[Job, int]] = {}  # reference -> (job, actor)
+        self._running: dict[Any, tuple[Job, int, Any]] = {}  # reference -> (job, slot, actor)
         self._deaths: dict[int, int] = {}  # job number -> workers that died while it was in flight
 
     def submit(self, job: Job) -> None:
@@ -109,9 +110,10 @@ class RayExecutor:
             ready, rest = ray.wait(running, num_returns=1)
             more, _ = ray.wait(rest, num_returns=len(rest), timeout=0) if rest else ([], [])
             for reference in [*ready, *more]:
-                job, actor = self._running.pop(reference)
-                self._load[actor] -= 1
-                self._alone[actor] = False
+                job, slot, actor = self._running.pop(reference)
+                if actor is self._actors[slot]:  # else it died, and its place was taken
+                    self._load[slot] -= 1
+                    self._alone[slot] = False
                 try:
                     # A copy: what ray.get returns lies in the object store for as long as it lives.
                     done.append((job, np.array(ray.get(reference))))
@@ -120,6 +122,7 @@ class RayExecutor:
                     ray_exceptions.WorkerCrashedError,
                     ray_exceptions.ObjectLostError,
                 ) as error:
+                    self._replace(slot, actor)
                     self._again(job, error)
                 except ray_exceptions.RayTaskError as error:
                     cause = getattr(error, "cause", None) or error
@@ -147,30 +150,41 @@ class RayExecutor:
         pids: list[int] = ray.get([actor.pid.remote() for actor in self._actors])
         return pids
 
+    def _start_actor(self) -> Any:
+        return self._kind.remote(self._model, self._data, self._sent)
+
+    def _replace(self, slot: int, dead: Any) -> None:
+        """Put a new actor in the place of a dead one, once, however many of its jobs say so."""
+        if self._actors[slot] is dead:
+            ray.kill(dead)
+            self._actors[slot] = self._start_actor()
+            self._load[slot], self._alone[slot] = 0, False
+
     def _pump(self) -> None:
         """Hand waiting jobs, oldest first, to the actors with least to do."""
         for _ in range(len(self._waiting)):
-            suspect = self._deaths.get(self._waiting[0].number, 0) > 0
+            job = self._waiting.popleft()
+            suspect = self._deaths.get(job.number, 0) > 0
             free = [
-                (self._load[actor], actor)
-                for actor in self._serving(self._waiting[0].span)
-                if not self._alone[actor] and self._load[actor] < (1 if suspect else IN_FLIGHT)
+                (self._load[slot], slot)
+                for slot in self._serving(job.span)
+                if not self._alone[slot] and self._load[slot] < (1 if suspect else IN_FLIGHT)
             ]
             if not free:
-                self._waiting.rotate(-1)
+                self._waiting.append(job)  # keeps its turn: all are looked at in one round
                 continue
-            actor = min(free)[1]
-            job = self._waiting.popleft()
-            reference = self._actors[actor].run.remote(
+            slot = min(free)[1]
+            actor = self._actors[slot]
+            reference = actor.run.remote(
                 job.item.kind,
                 job.item.parent.to_bytes(),
                 [child.to_bytes() for child in job.item.children],
                 job.span.first,
                 job.span.stop,
             )
-            self._running[reference] = (job, actor)
-            self._load[actor] += 1
-            self._alone[actor] = suspect
+            self._running[reference] = (job, slot, actor)
+            self._load[slot] += 1
+            self._alone[slot] = suspect
 
     def _serving(self, span: Span) -> range:
         """The actors that serve a shard: each shard has its own, so that caches stay warm."""

@@ -19,7 +19,15 @@ def pack_array(dtype: str, shape: tuple[int, ...], data: bytes) -> bytes:
         dtype: a name in `SIZES`.
         shape: sizes of the axes.
         data: the elements in C order, little-endian.
+
+    Raises:
+        MemoError: they disagree. What is stored first stays, so nothing unreadable may be stored.
     """
+    if not _agree(dtype, list(shape), data):
+        raise MemoError(
+            f"an array's data must fit its dtype, one of {', '.join(SIZES)}, and its shape but got "
+            f"{len(data)} bytes for {dtype} {shape}"
+        )
     return bytes(msgpack.packb([FORMAT, dtype, list(shape), data]))
 
 
@@ -30,17 +38,29 @@ def unpack_array(value: bytes) -> tuple[str, tuple[int, ...], bytes]:
         MemoError: the bytes are not exactly what `pack_array` writes.
     """
     try:
-        number, dtype, shape, data = msgpack.unpackb(value)
+        parts = msgpack.unpackb(value)
     except Exception as error:  # msgpack raises many kinds
         raise MemoError(f"a memo value is not a packed array: {error}") from None
-    good = (
-        number == FORMAT
+    if not isinstance(parts, list) or len(parts) != 4:
+        raise MemoError("a memo value is not a packed array: it must have four parts")
+    number, dtype, shape, data = parts
+    if not _is_whole(number) or number != FORMAT:
+        raise MemoError(f"a packed array must be of format {FORMAT} but is of format {number!r}")
+    if not _agree(dtype, shape, data):
+        raise MemoError("a memo value is not a packed array: its parts disagree")
+    return dtype, tuple(shape), data
+
+
+def _agree(dtype: object, shape: object, data: object) -> bool:
+    return (
+        isinstance(dtype, str)
         and dtype in SIZES
         and isinstance(shape, list)
-        and all(isinstance(n, int) and n >= 0 for n in shape)
+        and all(_is_whole(n) and n >= 0 for n in shape)
         and isinstance(data, bytes)
         and len(data) == SIZES[dtype] * math.prod(shape)
     )
-    if not good:
-        raise MemoError("a memo value is not a packed array: its parts disagree")
-    return dtype, tuple(shape), data
+
+
+def _is_whole(number: object) -> bool:
+    return isinstance(number, int) and not isinstance(number, bool)

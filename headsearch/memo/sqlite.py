@@ -1,14 +1,18 @@
 """The durable memo: SQLite in WAL mode, shared by processes and by fingerprints.
 
 In WAL mode with `synchronous=NORMAL` a transaction that was committed survives the death of the
-process at any moment; a loss of power may cost the last ones, but never the file.
+process at any moment; a loss of power may cost the last ones, but never the file. Every record
+has a checksum, because SQLite itself doesn't notice bytes that changed within a value.
 """
 
 from __future__ import annotations
 
+import os
 import sqlite3
+import time
+import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from headsearch.errors import MemoError
@@ -19,14 +23,17 @@ FORMAT = 1
 TIMEOUT_SECONDS = 60.0
 # SQLite's own limit on variables of one statement was 999 for long.
 CHUNK = 500
+# No page of SQLite is smaller; a shorter file is no database, though SQLite would
+# overwrite one of a single byte.
+LEAST_BYTES = 512
 
 _CREATE = """
 CREATE TABLE scores (
     fingerprint TEXT NOT NULL, kind TEXT NOT NULL, state BLOB NOT NULL,
-    first INTEGER NOT NULL, stop INTEGER NOT NULL, value BLOB NOT NULL,
+    first INTEGER NOT NULL, stop INTEGER NOT NULL, value BLOB NOT NULL, checksum INTEGER NOT NULL,
     UNIQUE (fingerprint, kind, state, first, stop)
 )
-"""
+""".strip()
 
 
 class SqliteStore:
@@ -43,11 +50,19 @@ class SqliteStore:
     def __init__(self, path: Path, fingerprint: str) -> None:
         self._path = Path(path)
         self._fingerprint = fingerprint
-        if not self._path.parent.is_dir():
-            raise MemoError(f"the folder of the memo must exist: {self._path.parent}")
-        if self._path.is_dir():
+        folder = self._path.parent
+        if not os.path.isdir(folder):
+            raise MemoError(f"the folder of the memo must exist: {folder}")
+        if os.path.isdir(self._path):
             raise MemoError(f"a memo must be a file but {self._path} is a folder")
+        # SQLite keeps its write-ahead log beside the file.
+        if not os.access(folder, os.W_OK):
+            raise MemoError(f"the folder of the memo must be writable: {folder}")
+        # SQLite would open it for reading, and the first score would be lost.
+        if os.path.exists(self._path) and not os.access(self._path, os.R_OK | os.W_OK):
+            raise MemoError(f"the memo must be readable and writable: {self._path}")
         with self._errors("open"):
+            self._refuse_foreign()
             # Transactions are begun and ended by hand.
             self._db = sqlite3.connect(
                 self._path, timeout=TIMEOUT_SECONDS, isolation_level=None, check_same_thread=False
@@ -62,17 +77,19 @@ class SqliteStore:
     def find(self, kind: str, states: Sequence[bytes]) -> dict[bytes, list[Record]]:
         """See `MemoStore.find`."""
         found: dict[bytes, list[Record]] = {}
+        distinct = list(dict.fromkeys(states))
         with self._errors("read"):
-            for start in range(0, len(states), CHUNK):
-                part = states[start : start + CHUNK]
+            for start in range(0, len(distinct), CHUNK):
+                part = distinct[start : start + CHUNK]
                 rows = self._db.execute(
-                    "SELECT state, first, stop, value FROM scores WHERE fingerprint = ? "
+                    "SELECT state, first, stop, value, checksum FROM scores WHERE fingerprint = ? "
                     f"AND kind = ? AND state IN ({','.join('?' * len(part))}) "
                     "ORDER BY first, stop",
                     (self._fingerprint, kind, *part),
-                )
-                for state, first, stop, value in rows:
-                    found.setdefault(state, []).append(Record(state, kind, first, stop, value))
+                ).fetchall()  # a cursor left half read would hold the file open after an error
+                for state, first, stop, value, checksum in rows:
+                    record = Record(state, kind, first, stop, value)
+                    found.setdefault(state, []).append(self._checked(record, checksum))
         return found
 
     def add(self, records: Sequence[Record]) -> list[Record]:
@@ -82,17 +99,19 @@ class SqliteStore:
             for record in records:
                 key = (self._fingerprint, record.kind, record.state, record.first, record.stop)
                 added = self._db.execute(
-                    "INSERT OR IGNORE INTO scores VALUES (?, ?, ?, ?, ?, ?)", (*key, record.value)
+                    "INSERT INTO scores VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+                    (*key, record.value, self._checksum(record)),
                 ).rowcount
                 if added:
                     standing.append(record)
                     continue
-                (value,) = self._db.execute(
-                    "SELECT value FROM scores WHERE fingerprint = ? AND kind = ? AND state = ? "
-                    "AND first = ? AND stop = ?",
+                value, checksum = self._db.execute(
+                    "SELECT value, checksum FROM scores WHERE fingerprint = ? AND kind = ? "
+                    "AND state = ? AND first = ? AND stop = ?",
                     key,
                 ).fetchone()
-                standing.append(Record(record.state, record.kind, record.first, record.stop, value))
+                earlier = Record(record.state, record.kind, record.first, record.stop, value)
+                standing.append(self._checked(earlier, checksum))
         return standing
 
     def count(self) -> int:
@@ -107,36 +126,84 @@ class SqliteStore:
         """See `MemoStore.close`."""
         self._db.close()
 
+    def _refuse_foreign(self) -> None:
+        """Raise if the file is another program's, through a connection that can't change it.
+
+        An ordinary connection would move what another program left in its log into its file.
+        """
+        if not self._path.exists():
+            return
+        size = self._path.stat().st_size
+        if 0 < size < LEAST_BYTES:
+            raise MemoError(
+                f"{self._path} is not a memo: it has {size} bytes, too few; nothing was changed"
+            )
+        uri = f"{self._path.absolute().as_uri()}?immutable=1"
+        look = closing(sqlite3.connect(uri, uri=True, isolation_level=None))
+        # It takes no lock, so what seems damaged may be another process's write under way:
+        # that is for the ordinary connection to tell.
+        with look as db, suppress(sqlite3.DatabaseError):
+            db.execute("BEGIN")
+            self._is_new(db)
+
     def _open(self) -> None:
-        """Check whose file it is, and make the table if it is new; never alters a foreign file."""
-        self._check_owner()
-        self._db.execute("PRAGMA journal_mode = WAL")
+        """Make the table if the file is new, all in one transaction, and look for damage."""
+        self._use_wal()
         self._db.execute("PRAGMA synchronous = NORMAL")
         with self._transaction():  # another process may be making it at this moment
-            if not self._tables():
+            if self._is_new(self._db):
                 self._db.execute(_CREATE)
                 self._db.execute(f"PRAGMA application_id = {APPLICATION}")
                 self._db.execute(f"PRAGMA user_version = {FORMAT}")
         (state,) = self._db.execute("PRAGMA quick_check(1)").fetchone()
         if state != "ok":
-            raise MemoError(f"the memo {self._path} is corrupted: {state}; nothing was changed")
+            raise self._corrupted(" ".join(state.split()))
 
-    def _check_owner(self) -> None:
-        tables = self._tables()
-        (application,) = self._db.execute("PRAGMA application_id").fetchone()
-        (version,) = self._db.execute("PRAGMA user_version").fetchone()
-        if not tables and application == 0:
-            return
-        if application != APPLICATION or tables != {"scores"}:
-            raise MemoError(f"{self._path} is a SQLite file but not a memo of headsearch")
-        if version != FORMAT:
+    def _use_wal(self) -> None:
+        """Go over to WAL, which needs the file alone and, unlike all else, doesn't wait for it."""
+        deadline = time.monotonic() + TIMEOUT_SECONDS
+        while True:
+            try:
+                self._db.execute("PRAGMA journal_mode = WAL")
+                return
+            except sqlite3.OperationalError as error:
+                if "is locked" not in str(error) or time.monotonic() > deadline:
+                    raise
+            time.sleep(0.01)
+
+    def _is_new(self, db: sqlite3.Connection) -> bool:
+        """Return whether the file is still empty, which a memo killed at its making is too.
+
+        Within a transaction, so that all that is read belongs together.
+        """
+        (application,) = db.execute("PRAGMA application_id").fetchone()
+        (version,) = db.execute("PRAGMA user_version").fetchone()
+        # Indices that SQLite made by itself have no text.
+        schema = [s for (s,) in db.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")]
+        if (application, version, schema) == (0, 0, []):
+            return True
+        if application == APPLICATION and version > FORMAT:
             raise MemoError(
                 f"the memo {self._path} must be of format {FORMAT} but is of format {version}"
             )
+        if (application, version, schema) != (APPLICATION, FORMAT, [_CREATE]):
+            raise MemoError(f"{self._path} is a SQLite file but not a memo of headsearch")
+        return False
 
-    def _tables(self) -> set[str]:
-        rows = self._db.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")
-        return {name for (name,) in rows}
+    def _checksum(self, record: Record) -> int:
+        key = f"{self._fingerprint}\0{record.kind}\0{record.first}\0{record.stop}\0".encode()
+        return zlib.crc32(record.value, zlib.crc32(record.state, zlib.crc32(key)))
+
+    def _checked(self, record: Record, checksum: int) -> Record:
+        """Return a record that was read, unless the file changed behind SQLite's back."""
+        # In a damaged file a value can be of any type.
+        if not isinstance(record.value, bytes) or self._checksum(record) != checksum:
+            where = f"batches {record.first} to {record.stop} of the HeadSet {record.state.hex()}"
+            raise self._corrupted(f"the checksum of {where} is wrong")
+        return record
+
+    def _corrupted(self, why: str) -> MemoError:
+        return MemoError(f"the memo {self._path} is corrupted: {why}; nothing was changed")
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -151,25 +218,25 @@ class SqliteStore:
 
     @contextmanager
     def _errors(self, action: str) -> Iterator[None]:
-        """Turn SQLite's errors into one clear line."""
+        """Turn the errors of SQLite and of the file system into one clear line."""
         try:
             yield
-        except sqlite3.Error as error:
-            code = getattr(error, "sqlite_errorname", "")
-            if code.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")):
-                text = (
-                    f"the memo {self._path} is corrupted or no memo: {error}; nothing was changed"
-                )
-            elif code.startswith("SQLITE_FULL"):
-                text = (
+        except (sqlite3.Error, OSError) as error:
+            # Python 3.10 doesn't give SQLite's code, so its text, which is fixed, has to tell.
+            text = str(error)
+            if "not a database" in text:
+                line = f"{self._path} is not a memo: {text}; nothing was changed"
+            elif "malformed" in text:
+                raise self._corrupted(text) from None
+            elif "disk is full" in text:
+                line = (
                     f"could not write to the memo {self._path}: the disk is full; all scores "
                     "committed before are kept"
                 )
-            elif code.startswith("SQLITE_BUSY"):
-                text = (
-                    f"the memo {self._path} was locked by another process for "
-                    f"{TIMEOUT_SECONDS:.0f} s"
+            elif "is locked" in text:
+                line = (
+                    f"the memo {self._path} was locked by another process for {TIMEOUT_SECONDS:g} s"
                 )
             else:
-                text = f"could not {action} the memo {self._path}: {error}"
-            raise MemoError(text) from None
+                line = f"could not {action} the memo {self._path}: {text}"
+            raise MemoError(line) from None

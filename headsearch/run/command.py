@@ -14,8 +14,8 @@ from headsearch.heads import HeadMap, HeadSet
 from headsearch.memo.sqlite import SqliteStore
 from headsearch.model.checkpoint import load_model
 from headsearch.model.families import head_map
+from headsearch.run import engines
 from headsearch.run.config import RunConfig
-from headsearch.run.engines import make_executor
 from headsearch.run.folder import MASK, PROGRESS, RESULT, RunFolder, check_free
 from headsearch.run.prepare import Task, load_data, load_task, make_task
 from headsearch.run.session import Outcome, Watcher, run_search
@@ -41,9 +41,9 @@ def start(config: RunConfig, out: Path, watcher: Watcher, memo: Path | None = No
     if memo is not None and not memo.parent.is_dir():
         raise InputError(f"the folder of the memo must exist: {memo.parent}")
     task = load_task(config)
-    task.data.shards(config.shards or 1)  # says now if there are too many
+    choice = engines.choose(config, task)
     folder = RunFolder.create(out, config, task.fingerprint)
-    return _search(task, config, folder, watcher, memo)
+    return _search(task, config, choice, folder, watcher, memo)
 
 
 def resume(folder: RunFolder, changes: dict[str, Any], watcher: Watcher) -> Outcome:
@@ -60,16 +60,22 @@ def resume(folder: RunFolder, changes: dict[str, Any], watcher: Watcher) -> Outc
             f"model, data or library versions differ from those that {folder.path} began with; "
             "start a new run"
         )
+    choice = engines.choose(config, task)
     folder.write_config(config, fingerprint)
-    return _search(task, config, folder, watcher, None)
+    return _search(task, config, choice, folder, watcher, None)
 
 
 def _search(
-    task: Task, config: RunConfig, folder: RunFolder, watcher: Watcher, memo: Path | None
+    task: Task,
+    config: RunConfig,
+    choice: engines.Choice,
+    folder: RunFolder,
+    watcher: Watcher,
+    memo: Path | None,
 ) -> Outcome:
     store = SqliteStore(memo or folder.memo, task.fingerprint)
     try:
-        executor = make_executor(config, task)
+        executor = engines.start(choice, config, task)
         try:
             progress = _ProgressFile(folder, task.shape, watcher)
             try:

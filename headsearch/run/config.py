@@ -44,7 +44,7 @@ class RunConfig:
     cache_mb: int = 512
     max_evaluations: int | None = None
     max_expansions: int | None = None
-    patience: int = 8
+    patience: int = 4
     time_limit: float | None = None
     seed: int = 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 
 import torch
 
@@ -13,15 +14,23 @@ from headsearch.run.config import RunConfig
 from headsearch.run.prepare import Task
 
 
-def make_executor(config: RunConfig, task: Task) -> Executor:
-    """Start the engine that the configuration asks for.
+@dataclass(frozen=True)
+class Choice:
+    """An engine that can be started: inline or not, and its plan."""
+
+    inline: bool
+    plan: Plan
+
+
+def choose(config: RunConfig, task: Task) -> Choice:
+    """Choose engine, workers and shards; starts nothing on this machine.
 
     `auto` takes as many workers as there are GPUs, or CPUs where there is no GPU, and the inline
     engine where that is one.
 
     Raises:
-        InputError: more shards than batches.
-        EngineError: Ray can't be started or reached.
+        InputError: more shards than batches, or GPUs where there are none.
+        EngineError: the Ray cluster can't be reached.
     """
     cpus, gpus = _machine() if config.ray_address is None else _cluster(config.ray_address)
     per_worker = config.gpus_per_worker
@@ -47,11 +56,20 @@ def make_executor(config: RunConfig, task: Task) -> Executor:
         dtype=config.dtype,
         cache_bytes=config.cache_mb << 20,
     )
-    if inline:
-        return InlineExecutor(task.bundle, task.data, plan)
+    return Choice(inline, plan)
+
+
+def start(choice: Choice, config: RunConfig, task: Task) -> Executor:
+    """Start the chosen engine.
+
+    Raises:
+        EngineError: Ray can't be started or reached.
+    """
+    if choice.inline:
+        return InlineExecutor(task.bundle, task.data, choice.plan)
     from headsearch.engine.ray_engine import RayExecutor  # importing Ray takes seconds
 
-    return RayExecutor(task.bundle, task.data, plan, config.ray_address)
+    return RayExecutor(task.bundle, task.data, choice.plan, config.ray_address)
 
 
 def _machine() -> tuple[int, int]:

@@ -97,6 +97,7 @@ def run_search(
         on_step=step,
         should_stop=should_stop,
     )
+    counted(dispatcher.counts)
     report = _report(task, config, executor, found)
     report["wall_seconds"] = round(time.monotonic() - started, 1)
     best = task.shape.from_pairs(report["best"]["removed"])

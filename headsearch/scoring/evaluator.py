@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from headsearch.heads import HeadMap, HeadSet
 from headsearch.model.families import family_of, head_map
 from headsearch.scoring.cache import LayerState, ParentCache, Trace
-from headsearch.scoring.item import GRADIENTS, WorkItem
+from headsearch.scoring.item import GRADIENTS, OUTPUTS, WorkItem
 from headsearch.scoring.layers import fuse
 from headsearch.task.batches import Batch, Span
 
@@ -68,7 +68,9 @@ class Evaluator:
         """Compute a work item on one shard; a leading axis runs over `item.states`."""
         if item.kind == GRADIENTS:
             return self.gradients(item.parent, span)[None]
-        return self.outputs(item.parent, item.children, span)
+        if item.kind == OUTPUTS:
+            return self.outputs(item.parent, item.children, span)
+        raise ValueError(f"unknown kind of work: {item.kind!r}")
 
     @torch.inference_mode()
     def outputs(self, parent: HeadSet, children: Sequence[HeadSet], span: Span) -> np.ndarray:

@@ -63,8 +63,9 @@ class Settings:
         rollouts: where the search begins; one backward pass for each class at every measurement.
         guides: guides whose paths are climbed in every expansion, on exact effects.
         horizon: most heads that h may promise: linear predictions are not trusted further.
-        patience: stop after so many expansions in a row without a better incumbent; None: never.
-        exhaustive: go on even where f can't beat the incumbent, until the frontier is empty.
+        patience: stop after so many expansions in a row without a better incumbent; None: never,
+            so that without other budgets every state is scored. That f falls below the incumbent
+            is no reason to stop: h is an estimate, and the next expansion corrects it.
         max_evaluations, max_expansions: budgets over what is committed; None: no limit.
     """
 
@@ -77,8 +78,7 @@ class Settings:
     )
     guides: tuple[Guide, ...] = (Lookahead(0.0), Lookahead(0.3), Budget())
     horizon: int = 12
-    patience: int | None = 8
-    exhaustive: bool = False
+    patience: int | None = 4
     max_evaluations: int | None = None
     max_expansions: int | None = None
 
@@ -126,7 +126,7 @@ def search(
     on_step: Callable[[dict[str, Any]], None] = lambda step: None,
     should_stop: Callable[[], str | None] = lambda: None,
 ) -> Result:
-    """Search until a budget ends, f can't beat the incumbent, or the frontier is exhausted.
+    """Search until a budget ends or the frontier is exhausted.
 
     Args:
         problem: shape, objective and budget.
@@ -189,8 +189,6 @@ class _Search:
         while len(self.frontier):
             if self.best.weight == self.problem.shape.total:
                 return "every head removed"
-            if not settings.exhaustive and self.frontier.peek().f <= self.best.weight:
-                return "no state on the frontier promises more"
             if settings.patience is not None and since_better >= settings.patience:
                 return f"{settings.patience} expansions without a better state"
             if settings.max_expansions is not None and self.expansions >= settings.max_expansions:

@@ -43,7 +43,3 @@ class Frontier:
     def pop(self) -> Entry:
         """Take the first state in the order. O(log n)."""
         return heapq.heappop(self._heap)[-1]
-
-    def peek(self) -> Entry:
-        """Return the first state in the order without taking it. O(1)."""
-        return self._heap[0][-1]

@@ -159,11 +159,14 @@ def _load_file(path: Path, reader: str, cache: str) -> Any:
 
     with _QuietDatasets():
         try:
-            return datasets.load_dataset(
-                reader, data_files=str(path), split="train", cache_dir=cache, **options
-            )
+            found = datasets.load_dataset(reader, data_files=str(path), cache_dir=cache, **options)
         except Exception as error:
+            if "corresponds to no data" in str(error):  # a file with a header and no rows
+                raise DataError(
+                    f"the data must have at least one example but {path} has none"
+                ) from None
             raise DataError(f"could not read {path}: {_reason(error)}") from None
+    return found["train"]
 
 
 def _load_folder(path: Path, split: str | None) -> Any:

@@ -24,7 +24,7 @@ from tests.tiny import learnt, tiny_data, tiny_model
 SHAPE = HeadMap((4, 4, 4))
 MODEL = tiny_model("BERT")
 DATA = learnt(MODEL, tiny_data(MODEL, examples=60, per_batch=7))
-SETTINGS = Settings(max_evaluations=150, patience=None, exhaustive=True)
+SETTINGS = Settings(max_evaluations=150, patience=None)
 
 
 def make(kind: type, workers: int, shards: int) -> Executor:

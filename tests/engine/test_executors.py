@@ -88,8 +88,8 @@ def test_results_can_be_kept_and_written_to(executor: Executor) -> None:
 
 
 def test_a_job_that_fails_is_named(executor: Executor) -> None:
-    executor.submit(Job(7, WorkItem(OUTPUTS, HeadSet(), (HeadSet.of([99]),)), Span(0, 99)))
-    with pytest.raises(EngineError, match=r"^job 7 \(outputs of 1 states"):
+    executor.submit(Job(7, WorkItem("unheard of", HeadSet(), (HeadSet.of([1]),)), SPANS[0]))
+    with pytest.raises(EngineError, match=r"^job 7 \(unheard of of 1 states"):
         drain(executor)
 
 

@@ -12,7 +12,7 @@ from headsearch.search.astar import Result, Rollout, Settings, search
 from headsearch.search.guides import Budget, Fisher, Lookahead, Michel
 from tests.search.lattice import Lattice, brute_force, every_state
 
-EXHAUSTIVE = Settings(exhaustive=True, patience=None)
+EXHAUSTIVE = Settings(patience=None)
 
 
 def run(
@@ -45,7 +45,7 @@ def test_equals_brute_force_on_twelve_heads() -> None:
 def test_any_single_guide_leaves_the_exhaustive_result_as_it_is(guide: Any) -> None:
     lattice = Lattice((3, 3), seed=1)
     rollouts = () if isinstance(guide, Budget) else (Rollout(guide, 2),)
-    settings = Settings(rollouts=rollouts, guides=(guide,), exhaustive=True, patience=None)
+    settings = Settings(rollouts=rollouts, guides=(guide,), patience=None)
     result, _ = run(lattice, settings)
     assert result.best.heads == brute_force(lattice)[0]
 
@@ -72,7 +72,7 @@ def test_bound_and_incumbent_hold_the_truth_between_them_under_any_budget(seed: 
 def test_more_evaluations_never_find_less() -> None:
     lattice = Lattice((4, 4), seed=5)
     found = [
-        run(lattice, Settings(max_evaluations=n, patience=None, exhaustive=True))[0].best.weight
+        run(lattice, Settings(max_evaluations=n, patience=None))[0].best.weight
         for n in range(1, 200, 13)
     ]
     assert found == sorted(found)
@@ -145,9 +145,9 @@ def test_a_smaller_budget_gives_a_prefix_of_the_transcript() -> None:
 
 def test_expansion_budget_and_patience_end_the_search() -> None:
     lattice = Lattice((4, 4), seed=11)
-    result, _ = run(lattice, Settings(max_expansions=2, exhaustive=True, patience=None))
+    result, _ = run(lattice, Settings(max_expansions=2, patience=None))
     assert (result.expansions, result.stopped) == (2, "expansion budget spent")
-    result, steps = run(lattice, Settings(exhaustive=True, patience=3))
+    result, steps = run(lattice, Settings(patience=3))
     assert result.stopped == "3 expansions without a better state"
     last = [step["best"][0] for step in steps if step["kind"] == "expansion"][-4:]
     assert len(set(last[-3:])) == 1

@@ -1,0 +1,113 @@
+"""What every memo store must do. A store's tests inherit `StoreConformance` and add `make`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from headsearch.memo.store import MemoStore, Record
+
+
+def record(
+    state: bytes, first: int = 0, stop: int = 4, value: bytes = b"v", kind: str = "outputs"
+) -> Record:
+    """Return a record; what a test doesn't name doesn't matter to it."""
+    return Record(state, kind, first, stop, value)
+
+
+class StoreConformance:
+    """The specification of `MemoStore`."""
+
+    def make(self, folder: Path) -> MemoStore:
+        """Return an empty store."""
+        raise NotImplementedError
+
+    @pytest.fixture
+    def store(self, tmp_path: Path) -> Iterator[MemoStore]:
+        made = self.make(tmp_path)
+        yield made
+        made.close()
+
+    def test_a_new_store_is_empty(self, store: MemoStore) -> None:
+        assert store.count() == 0
+        assert store.find("outputs", [b"", b"\x01"]) == {}
+
+    def test_what_was_added_is_found_and_the_rest_is_absent(self, store: MemoStore) -> None:
+        one, two = record(b"\x01", value=b"one"), record(b"\x02", value=b"two")
+        assert store.add([one, two]) == [one, two]
+        assert store.find("outputs", [b"\x02", b"\x03", b"\x01"]) == {
+            b"\x01": [one],
+            b"\x02": [two],
+        }
+        assert store.count() == 2
+
+    def test_the_empty_head_set_is_a_state_like_any_other(self, store: MemoStore) -> None:
+        nothing_removed = record(b"")
+        store.add([nothing_removed])
+        assert store.find("outputs", [b""]) == {b"": [nothing_removed]}
+
+    def test_states_that_differ_in_zero_bytes_are_different(self, store: MemoStore) -> None:
+        records = [record(state, value=state) for state in (b"", b"\x00", b"\x00\x00", b"\x01\x00")]
+        store.add(records)
+        assert store.find("outputs", [r.state for r in records]) == {r.state: [r] for r in records}
+
+    def test_any_bytes_come_back_as_they_were(self, store: MemoStore) -> None:
+        values = [b"", b"\x00", bytes(range(256)), b"\xff" * 300_000]
+        records = [record(bytes([i]), value=value) for i, value in enumerate(values, 1)]
+        store.add(records)
+        found = store.find("outputs", [r.state for r in records])
+        assert [found[r.state][0].value for r in records] == values
+
+    def test_spans_of_a_state_are_sorted_by_first_then_stop(self, store: MemoStore) -> None:
+        spans = [(4, 8), (0, 8), (10, 12), (0, 4), (4, 6)]
+        store.add([record(b"\x01", first, stop) for first, stop in spans])
+        found = store.find("outputs", [b"\x01"])[b"\x01"]
+        assert [(r.first, r.stop) for r in found] == [(0, 4), (0, 8), (4, 6), (4, 8), (10, 12)]
+
+    def test_kinds_are_apart(self, store: MemoStore) -> None:
+        outputs = record(b"\x01", value=b"o")
+        gradients = record(b"\x01", value=b"g", kind="gradients")
+        assert store.add([outputs, gradients]) == [outputs, gradients]
+        assert store.find("outputs", [b"\x01"]) == {b"\x01": [outputs]}
+        assert store.find("gradients", [b"\x01"]) == {b"\x01": [gradients]}
+
+    def test_the_first_stays_and_is_handed_back(self, store: MemoStore) -> None:
+        first, second = record(b"\x01", value=b"first"), record(b"\x01", value=b"second")
+        other = record(b"\x02")
+        store.add([first])
+        assert store.add([other, second]) == [other, first]
+        assert store.find("outputs", [b"\x01"]) == {b"\x01": [first]}
+        assert store.count() == 2
+
+    def test_the_first_stays_within_one_call_too(self, store: MemoStore) -> None:
+        first, second = record(b"\x01", value=b"first"), record(b"\x01", value=b"second")
+        assert store.add([first, second]) == [first, first]
+        assert store.count() == 1
+
+    def test_adding_nothing_changes_nothing(self, store: MemoStore) -> None:
+        assert store.add([]) == []
+        assert store.find("outputs", []) == {}
+        assert store.count() == 0
+
+    def test_thousands_of_states_are_found_at_once(self, store: MemoStore) -> None:
+        records = [record(i.to_bytes(2, "big"), value=str(i).encode()) for i in range(2500)]
+        store.add(records)
+        found = store.find("outputs", [r.state for r in reversed(records)])
+        assert found == {r.state: [r] for r in records}
+
+    def test_a_state_asked_for_many_times_is_answered_once(self, store: MemoStore) -> None:
+        one = record(b"\x01")
+        store.add([one])
+        assert store.find("outputs", [b"\x01"] * 2500) == {b"\x01": [one]}
+
+    def test_what_was_handed_out_is_the_callers(self, store: MemoStore) -> None:
+        one = record(b"\x01")
+        store.add([one])
+        store.find("outputs", [b"\x01"])[b"\x01"].clear()
+        assert store.find("outputs", [b"\x01"]) == {b"\x01": [one]}
+
+    def test_closing_twice_does_no_harm(self, store: MemoStore) -> None:
+        store.close()
+        store.close()

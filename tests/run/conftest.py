@@ -1,0 +1,59 @@
+"""A tiny trained model folder, data files, and the command line in this process."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from headsearch import cli
+from tests.words import save_folder, texts_and_labels, trained_model
+
+
+@dataclass(frozen=True)
+class Assets:
+    model: Path
+    data: Path
+    held_out: Path
+
+
+@pytest.fixture(scope="session")
+def assets(tmp_path_factory: pytest.TempPathFactory) -> Assets:
+    folder = tmp_path_factory.mktemp("assets")
+    made = Assets(folder / "model", folder / "dev.csv", folder / "test.csv")
+    save_folder(made.model, trained_model())
+    for path, count, seed in ((made.data, 150, 2), (made.held_out, 90, 3)):
+        texts, labels = texts_and_labels(count, seed)
+        pd.DataFrame({"text": texts, "label": labels}).to_csv(path, index=False)
+    return made
+
+
+@dataclass(frozen=True)
+class Done:
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def headsearch(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Done]:
+    """Call the command line as `main` does and return exit code and output."""
+
+    def call(*args: object) -> Done:
+        monkeypatch.setattr(sys, "argv", ["headsearch", *map(str, args)])
+        capsys.readouterr()
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as exit_:
+            code = int(exit_.code or 0)
+        captured = capsys.readouterr()
+        return Done(code, captured.out, captured.err)
+
+    return call

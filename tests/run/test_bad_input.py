@@ -1,0 +1,251 @@
+"""Every bad input: one clear line on stderr, exit code 2, no traceback, nothing half-written."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from transformers import BertConfig, BertModel, GPT2Config, GPT2ForSequenceClassification
+
+from tests.tiny import BERT_LIKE
+from tests.words import tiny_tokenizer
+
+
+def refused(done: Any, message: str, out: Path | None = None) -> None:
+    assert done.code == 2, (done.out, done.err)
+    assert message in done.err
+    assert "Traceback" not in done.err
+    lines = done.err.strip().splitlines()
+    assert len([line for line in lines if line.startswith("headsearch: ")]) == 1
+    assert lines[-1].startswith("headsearch: ")
+    if out is not None:
+        assert not out.exists(), "nothing may be left behind"
+        assert list(out.parent.iterdir()) == []
+
+
+@pytest.fixture
+def refuse(assets: Any, tmp_path: Path, headsearch: Any) -> Callable[..., None]:
+    """Run with the given options and expect a refusal that leaves nothing behind."""
+
+    def call(message: str, *options: object, model: object = None, data: object = None) -> None:
+        (tmp_path / "runs").mkdir(exist_ok=True)
+        out = tmp_path / "runs" / "run"
+        args = ("run", model or assets.model, "--data", data or assets.data, "--engine", "inline")
+        refused(headsearch(*args, "--out", out, *options), message, out)
+
+    return call
+
+
+def csv(path: Path, **columns: list[Any]) -> Path:
+    pd.DataFrame(columns).to_csv(path, index=False)
+    return path
+
+
+def test_missing_file(refuse: Any) -> None:
+    refuse("data file not found: no.csv", data="no.csv")
+
+
+def test_unreachable_hub_names(refuse: Any) -> None:
+    refuse("neither an existing file or folder nor a data set", data="somebody/something")
+    refuse("could not load the model 'somebody/something'", model="somebody/something")
+
+
+def test_missing_column(refuse: Any) -> None:
+    refuse("column 'review' not found; the columns are text, label", "--text-column", "review")
+    refuse("column 'second' not found", "--pair-column", "second")
+
+
+def test_unknown_label(refuse: Any, tmp_path: Path) -> None:
+    data = csv(tmp_path / "d.csv", text=["a", "b"], label=["pos", "great"])
+    refuse("neg (0), pos (1), but row 1 is 'great'", data=data)
+
+
+def test_empty_data(refuse: Any, tmp_path: Path) -> None:
+    refuse("at least one example", data=csv(tmp_path / "d.csv", text=[], label=[]))
+
+
+def test_one_class_data(refuse: Any, tmp_path: Path) -> None:
+    data = csv(tmp_path / "d.csv", text=["good1", "good2"], label=["pos", "pos"])
+    refuse("must not all be the same", data=data)
+
+
+def test_texts_with_nulls(refuse: Any, tmp_path: Path) -> None:
+    data = csv(tmp_path / "d.csv", text=["good1", None, "bad1"], label=["pos", "neg", "neg"])
+    refuse("column 'text' must hold texts but 1 of 3 are not: row 1 is null", data=data)
+
+
+def test_data_that_the_tokenizer_does_not_know(refuse: Any, tmp_path: Path) -> None:
+    data = csv(tmp_path / "d.csv", text=["x y z", "q r"], label=["pos", "neg"])
+    refuse("of the tokens are unknown to the tokenizer", data=data)
+
+
+def test_missing_model(refuse: Any) -> None:
+    refuse("model folder not found: ./no", model="./no")
+
+
+def test_a_model_without_a_classification_head(refuse: Any, tmp_path: Path, assets: Any) -> None:
+    folder = tmp_path / "bare"
+    BertModel(BertConfig(**BERT_LIKE)).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    refuse("has no trained classification head: its weights lack classifier", model=folder)
+
+
+def test_an_unknown_family(refuse: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "gpt"
+    config = GPT2Config(n_layer=1, n_head=2, n_embd=8, vocab_size=60, pad_token_id=0)
+    GPT2ForSequenceClassification(config).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    refuse("the known ones are BERT, RoBERTa, ELECTRA, DistilBERT, MPNet", model=folder)
+
+
+def test_pickled_weights_are_not_read(refuse: Any, tmp_path: Path, assets: Any) -> None:
+    folder = tmp_path / "pickled"
+    shutil.copytree(assets.model, folder)
+    (folder / "model.safetensors").unlink()
+    torch.save({}, folder / "pytorch_model.bin")
+    refuse("could not load the model", model=folder)
+
+
+def test_truncated_weights(refuse: Any, tmp_path: Path, assets: Any) -> None:
+    folder = tmp_path / "short"
+    shutil.copytree(assets.model, folder)
+    with (folder / "model.safetensors").open("r+b") as file:
+        file.truncate(1000)
+    refuse("could not load the model", model=folder)
+
+
+@pytest.mark.parametrize("value", ["-0.01", "1", "1.5", "nan"])
+def test_max_drop_out_of_range(refuse: Any, value: str) -> None:
+    refuse("`max_drop` must be in [0, 1) but got", "--max-drop", value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--max-evaluations", "0"), "`max_evaluations` must be at least 1 but got 0"),
+        (("--max-examples", "0"), "`max_examples` must be at least 1 but got 0"),
+        (("--max-length", "2"), "`max_length` must be at least 3 but got 2"),
+        (("--max-length", "41"), "`max_length` must be at most 40, the model's positions"),
+        (("--workers", "2"), "the inline engine has 1 worker but `workers` is 2"),
+        (("--shards", "99"), "--shards must be between 1 and 3, the number of batches"),
+        (("--ray-address", "auto"), "`ray_address` needs the engine ray"),
+        (("--time-limit", "soon"), "a duration must be like 90, 30m, 1.5h or 1h30m"),
+        (("--metric", "pearson"), "`metric` must be one of accuracy, f1, matthews"),
+        (("--gpus-per-worker", "1"), "`gpus_per_worker` is 1 but there is no GPU"),
+        (("--memo", "no/such/memo.sqlite"), "the folder of the memo must exist"),
+    ],
+)
+def test_options_out_of_range(
+    refuse: Any, options: tuple[str, ...], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    refuse(message, *options)
+
+
+def test_a_metric_that_does_not_exist_is_a_usage_error(assets: Any, headsearch: Any) -> None:
+    done = headsearch("run", assets.model, "--data", assets.data, "--metric", "bleu")
+    assert done.code == 2
+    assert "accuracy" in done.err
+    assert "Traceback" not in done.err
+
+
+def test_a_run_folder_that_exists(assets: Any, tmp_path: Path, headsearch: Any) -> None:
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "thesis.txt").write_text("precious")
+    done = headsearch("run", assets.model, "--data", assets.data, "--out", out)
+    refused(done, "the run folder must not exist yet")
+    assert [path.name for path in out.iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize("command", ["resume", "status"])
+def test_no_such_run(command: str, tmp_path: Path, headsearch: Any) -> None:
+    refused(headsearch(command, tmp_path / "no"), "run folder not found")
+    refused(headsearch(command, tmp_path), "has no config.json")
+    (tmp_path / "config.json").write_text("{broken")
+    refused(headsearch(command, tmp_path), "can't be read")
+    (tmp_path / "config.json").write_text('{"format": 99}')
+    refused(headsearch(command, tmp_path), "must have format 1 but has 99")
+
+
+def test_verify_needs_a_run_or_data(assets: Any, headsearch: Any) -> None:
+    refused(headsearch("verify", assets.model), "a model needs --data")
+
+
+@pytest.fixture
+def small_run(assets: Any, tmp_path: Path, headsearch: Any) -> Path:
+    out = tmp_path / "small"
+    args = ("--engine", "inline", "--max-evaluations", 3, "--out", out)
+    assert headsearch("run", assets.model, "--data", assets.data, *args).code == 0
+    return out
+
+
+def test_resume_refuses_data_that_changed(
+    small_run: Path, assets: Any, tmp_path: Path, headsearch: Any
+) -> None:
+    config = json.loads((small_run / "config.json").read_text())
+    config["asked"]["data"] = str(assets.held_out)
+    (small_run / "config.json").write_text(json.dumps(config))
+    refused(headsearch("resume", small_run), "differ from those that")
+
+
+def test_resume_refuses_a_corrupted_memo_and_leaves_it(small_run: Path, headsearch: Any) -> None:
+    memo = small_run / "memo.sqlite"
+    memo.write_bytes(b"this is no database" * 1000)
+    before = memo.read_bytes()
+    refused(headsearch("resume", small_run), "memo.sqlite")
+    assert memo.read_bytes() == before
+
+
+def test_a_mask_of_another_shape(small_run: Path, headsearch: Any) -> None:
+    mask = {"format": 1, "layers": 2, "heads_per_layer": [4, 4], "removed": {}}
+    (small_run / "mask.json").write_text(json.dumps(mask))
+    refused(headsearch("verify", small_run), "the mask is for heads [4, 4] but the model has")
+
+
+def test_a_full_disk_is_one_clear_error_and_leaves_no_half_files(
+    assets: Any, tmp_path: Path, headsearch: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    out = tmp_path / "run"
+    done = headsearch("run", assets.model, "--data", assets.data, "--out", out)
+    refused(done, "No space left on device")
+    assert list(out.iterdir()) == []
+
+
+def test_a_full_disk_while_searching_keeps_what_was_there(
+    small_run: Path, headsearch: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = (small_run / "result.json").read_bytes()
+    real = os.fsync
+    calls = iter(range(100))
+
+    def fills_up(descriptor: int) -> None:
+        if next(calls) > 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fills_up)
+    done = headsearch("resume", small_run, "--max-evaluations", 9)
+    refused(done, "No space left on device")
+    assert (small_run / "result.json").read_bytes() == result
+    assert not [path for path in small_run.iterdir() if path.name.startswith(".")]
+
+
+def test_a_folder_that_can_not_be_made(assets: Any, tmp_path: Path, headsearch: Any) -> None:
+    (tmp_path / "file").write_text("x")
+    out = tmp_path / "file" / "run"
+    done = headsearch("run", assets.model, "--data", assets.data, "--out", out)
+    refused(done, "could not write")
+    assert (tmp_path / "file").read_text() == "x"

@@ -1,0 +1,215 @@
+"""The commands of the contract on a tiny trained model."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from headsearch.heads import HeadMap, HeadSet
+from headsearch.model.checkpoint import load_model
+from headsearch.model.plain import plain_outputs
+from headsearch.run.config import RunConfig
+from headsearch.run.prepare import load_task
+
+FILES = {"config.json", "memo.sqlite", "transcript.jsonl", "result.json", "mask.json"}
+BUDGET = ("--max-drop", "0.03", "--engine", "inline", "--max-evaluations", "70")
+TIMES = ("wall_seconds",)
+
+
+def result_of(run: Path) -> dict[str, Any]:
+    found = json.loads((run / "result.json").read_text())
+    return {name: value for name, value in found.items() if name not in TIMES}
+
+
+@pytest.fixture(scope="module")
+def run(assets: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "run"
+    command = [sys.executable, "-m", "headsearch", "run", assets.model, "--data", assets.data]
+    done = subprocess.run(
+        [*map(str, command), *BUDGET, "--out", str(out)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Removed" in done.stdout
+    return out
+
+
+def test_the_run_folder_is_as_in_the_contract(run: Path, assets: Any) -> None:
+    assert {path.name for path in run.iterdir()} >= FILES
+    result = json.loads((run / "result.json").read_text())
+    mask = json.loads((run / "mask.json").read_text())
+    assert result["format"] == mask["format"] == 1
+    assert (result["metric"], result["max_drop"]) == ("accuracy", 0.03)
+    assert (result["examples"], result["layers"], result["heads"]) == (150, 3, 12)
+    assert result["certificate"]["verified"] is True
+    shape, removed = HeadMap.from_mask(mask)
+    assert shape == HeadMap((4, 4, 4))
+    assert shape.pairs(removed) == result["best"]["removed"]
+    assert result["best"]["heads_removed"] == len(removed) >= 1
+    # 0.03 of 150 examples is 4.5: at most 4 more may be wrong.
+    assert result["threshold"] == (result["baseline"]["correct"] - 4) / 150
+    assert result["best"]["correct"] >= result["baseline"]["correct"] - 4
+    counts = [point["heads_removed"] for point in result["operating_points"]]
+    metrics = [point["metric"] for point in result["operating_points"]]
+    assert counts == sorted(set(counts), reverse=True)
+    assert metrics == sorted(set(metrics))
+    assert {"evaluations", "expansions", "memo_hits", "wall_seconds", "engine", "environment"} <= (
+        set(result)
+    )
+    steps = [json.loads(line) for line in (run / "transcript.jsonl").read_text().splitlines()]
+    assert steps[-1]["evaluations"] == result["evaluations"] <= 70
+
+
+def test_the_claim_is_true_by_the_plain_forward(run: Path, assets: Any) -> None:
+    result = json.loads((run / "result.json").read_text())
+    task = load_task(RunConfig(model=str(assets.model), data=str(assets.data)))
+    for name in ("baseline", "best"):
+        removed = task.shape.from_pairs(result[name].get("removed", []))
+        outputs = plain_outputs(task.model, task.data.batches, removed)
+        correct = int((outputs.argmax(axis=1) == task.data.labels).sum())
+        assert correct == result[name]["correct"]
+
+
+def test_status_tells_how_it_ended(run: Path, headsearch: Any) -> None:
+    done = headsearch("status", run)
+    assert done.code == 0
+    best = json.loads((run / "result.json").read_text())["best"]["heads_removed"]
+    assert f"best so far: {best} heads removed" in done.out
+    assert json.loads(headsearch("status", run, "--json").out)["state"] == "done"
+
+
+def test_verify_scores_again_and_on_other_data(run: Path, assets: Any, headsearch: Any) -> None:
+    done = headsearch("verify", run, "--json")
+    result = json.loads((run / "result.json").read_text())
+    scores = json.loads(done.out)
+    assert (done.code, scores["verified"]) == (0, True)
+    assert scores["pruned"]["correct"] == result["best"]["correct"]
+    assert "holds" in headsearch("verify", run).out
+    other = json.loads(headsearch("verify", run, "--data", assets.held_out, "--json").out)
+    assert other["examples"] == 90
+
+
+def test_verify_says_so_when_a_mask_costs_too_much(
+    run: Path, tmp_path: Path, headsearch: Any
+) -> None:
+    import shutil
+
+    broken = tmp_path / "run"
+    shutil.copytree(run, broken)
+    mask = HeadMap((4, 4, 4)).to_mask(HeadSet.of(range(12)))
+    (broken / "mask.json").write_text(json.dumps(mask))
+    done = headsearch("verify", broken)
+    assert done.code == 1
+    assert "DOES NOT HOLD" in done.out
+
+
+def test_verify_scores_a_model_folder(assets: Any, headsearch: Any) -> None:
+    done = headsearch("verify", assets.model, "--data", assets.held_out)
+    assert done.code == 0
+    assert done.out.startswith("accuracy on 90 examples: ")
+
+
+def test_resume_of_a_finished_run_changes_nothing_and_computes_nothing(
+    run: Path, headsearch: Any
+) -> None:
+    before = (run / "transcript.jsonl").read_bytes(), result_of(run)
+    assert headsearch("resume", run).code == 0
+    assert ((run / "transcript.jsonl").read_bytes(), result_of(run)) == before
+    progress = json.loads((run / "progress.json").read_text())
+    assert progress["computed"] == 0
+    assert progress["reused"] == before[1]["evaluations"]
+
+
+def test_another_budget_on_the_same_memo_reuses_scores(
+    run: Path, assets: Any, tmp_path: Path, headsearch: Any
+) -> None:
+    import shutil
+
+    memo = tmp_path / "memo.sqlite"
+    shutil.copy(run / "memo.sqlite", memo)
+    args = ("run", assets.model, "--data", assets.data, "--engine", "inline")
+    out = tmp_path / "again"
+    done = headsearch(*args, "--max-drop", "0.06", "--memo", memo, "--out", out)
+    assert done.code == 0, done.err
+    shared = json.loads((out / "progress.json").read_text())
+    assert shared["reused"] >= 10
+    assert shared["reused"] + shared["computed"] == result_of(out)["evaluations"]
+    fresh = tmp_path / "fresh"
+    headsearch(*args, "--max-drop", "0.06", "--out", fresh)
+    assert (fresh / "mask.json").read_bytes() == (out / "mask.json").read_bytes()
+
+
+def test_resume_may_change_the_budget(run: Path, tmp_path: Path, headsearch: Any) -> None:
+    import shutil
+
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    assert headsearch("resume", copy, "--max-drop", "0.06", "--max-evaluations", "90").code == 0
+    result = result_of(copy)
+    assert result["max_drop"] == 0.06
+    assert result["best"]["heads_removed"] >= result_of(run)["best"]["heads_removed"]
+    asked = json.loads((copy / "config.json").read_text())["asked"]
+    assert (asked["max_drop"], asked["max_evaluations"]) == (0.06, 90)
+
+
+def test_json_and_quiet(assets: Any, tmp_path: Path, headsearch: Any) -> None:
+    args = ("run", assets.model, "--data", assets.data, "--engine", "inline")
+    limit = ("--max-evaluations", "4")
+    done = headsearch(*args, *limit, "--out", tmp_path / "a", "--json", "--quiet")
+    assert json.loads(done.out)["evaluations"] <= 4
+    assert done.err == ""
+    done = headsearch(*args, *limit, "--out", tmp_path / "b", "--quiet")
+    assert (done.code, done.out, done.err) == (0, "", "")
+    done = headsearch(*args, *limit, "--out", tmp_path / "c")
+    assert "heads removed, metric" in done.err, "plain lines when piped"
+    assert "\x1b" not in done.err
+
+
+def test_nothing_but_the_full_model_within_the_budget_is_exit_code_3(
+    assets: Any, tmp_path: Path, headsearch: Any
+) -> None:
+    done = headsearch(
+        "run",
+        assets.model,
+        "--data",
+        assets.data,
+        "--engine",
+        "inline",
+        "--max-evaluations",
+        1,
+        "--out",
+        tmp_path / "run",
+    )
+    assert done.code == 3
+    assert result_of(tmp_path / "run")["best"]["removed"] == []
+
+
+def test_other_metrics_run_too(assets: Any, tmp_path: Path, headsearch: Any) -> None:
+    for metric in ("f1", "matthews"):
+        out = tmp_path / metric
+        args = ("--metric", metric, "--engine", "inline", "--max-evaluations", 20, "--out", out)
+        done = headsearch("run", assets.model, "--data", assets.data, *args)
+        assert done.code == 0, done.err
+        result = result_of(out)
+        assert result["best"]["metric"] >= result["threshold"]
+        assert "correct" not in result["best"]
+
+
+def test_time_limit_ends_a_run(assets: Any, tmp_path: Path, headsearch: Any) -> None:
+    out = tmp_path / "run"
+    args = ("--engine", "inline", "--time-limit", "0s", "--out", out)
+    done = headsearch("run", assets.model, "--data", assets.data, *args)
+    assert done.code == 3
+    assert result_of(out)["stopped"] == "time limit reached"
+
+
+def test_the_model_itself_is_untouched_by_a_run(run: Path, assets: Any) -> None:
+    model, _ = load_model(str(assets.model))
+    assert not hasattr(model.config, "headsearch")

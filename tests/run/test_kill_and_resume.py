@@ -1,0 +1,96 @@
+"""`kill -9` at any moment, then `resume`: as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+OPTIONS = ["--engine", "inline", "--threads-per-worker", "1", "--max-drop", "0.03"]
+OPTIONS += ["--max-evaluations", "120", "--patience", "0", "--cache-mb", "0"]
+
+
+def command(*args: object) -> list[str]:
+    return [sys.executable, "-m", "headsearch", *map(str, args)]
+
+
+def result_of(run: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((run / "result.json").read_text())
+    del found["wall_seconds"]
+    return found
+
+
+def states_in(memo: Path) -> int:
+    """HeadSets whose outputs are in the memo."""
+    if not memo.exists():
+        return 0
+    connection = sqlite3.connect(f"file:{memo}?mode=ro", uri=True)
+    try:
+        return int(
+            connection.execute("SELECT count(*) FROM scores WHERE kind = 'outputs'").fetchone()[0]
+        )
+    except sqlite3.OperationalError:  # killed before the table was made
+        return 0
+    finally:
+        connection.close()
+
+
+@pytest.fixture(scope="module")
+def unbroken(assets: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("unbroken") / "run"
+    subprocess.run(
+        command("run", assets.model, "--data", assets.data, "--out", out, "--quiet", *OPTIONS),
+        check=True,
+    )
+    return out
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_kill_9_then_resume(unbroken: Path, assets: Any, tmp_path: Path, seed: int) -> None:
+    run, chance = tmp_path / "run", random.Random(seed)
+    process = subprocess.Popen(
+        command("run", assets.model, "--data", assets.data, "--out", run, "--quiet", *OPTIONS)
+    )
+    # From the first scores on, at a random moment of the search.
+    enough, deadline = chance.randrange(1, 100), time.monotonic() + 120
+    while states_in(run / "memo.sqlite") < enough and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    kept = states_in(run / "memo.sqlite")
+    subprocess.run(command("resume", run, "--quiet"), check=True)
+    assert (run / "transcript.jsonl").read_bytes() == (unbroken / "transcript.jsonl").read_bytes()
+    assert result_of(run) == result_of(unbroken)
+    assert (run / "mask.json").read_bytes() == (unbroken / "mask.json").read_bytes()
+    progress = json.loads((run / "progress.json").read_text())
+    assert progress["reused"] == kept, "every score that was kept is used"
+    assert progress["computed"] == result_of(run)["evaluations"] - kept
+    assert kept >= min(enough, progress["evaluations"])
+
+
+def test_interrupt_says_how_to_go_on(assets: Any, tmp_path: Path, unbroken: Path) -> None:
+    run = tmp_path / "run"
+    process = subprocess.Popen(
+        command("run", assets.model, "--data", assets.data, "--out", run, *OPTIONS),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while states_in(run / "memo.sqlite") < 5:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert f"headsearch resume {run}" in err
+    assert "Traceback" not in err
+    assert json.loads((run / "progress.json").read_text())["state"] == "interrupted"
+    subprocess.run(command("resume", run, "--quiet"), check=True)
+    assert result_of(run) == result_of(unbroken)

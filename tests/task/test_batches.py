@@ -1,0 +1,141 @@
+"""Batches hold every example once, shards whole batches, and nothing more padding than needed."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from headsearch.errors import DataError, InputError
+from headsearch.task.batches import BatchedData, Span, tokenise
+from headsearch.task.data import Examples
+from tests.words import texts_and_labels, tiny_tokenizer
+
+
+def examples(count: int = 50) -> Examples:
+    texts, labels = texts_and_labels(count)
+    return Examples(texts, None, np.array([label == "pos" for label in labels], dtype=np.int64))
+
+
+def test_every_example_is_there_once_shortest_first_and_only_as_wide_as_needed() -> None:
+    source, tokenizer = examples(), tiny_tokenizer()
+    data = tokenise(source, tokenizer, batch_examples=8)
+    assert sorted(data.order) == list(range(50))
+    assert [batch.examples for batch in data.batches] == [8] * 6 + [2]
+    np.testing.assert_array_equal(data.labels, source.labels[data.order])
+    lengths, row = [], 0
+    for batch in data.batches:
+        ids, mask = batch.arrays["input_ids"], batch.arrays["attention_mask"]
+        assert mask.sum(axis=1).max() == batch.tokens
+        for i in range(batch.examples):
+            expected = tokenizer(source.texts[data.order[row]])["input_ids"]
+            assert ids[i, : len(expected)].tolist() == expected
+            assert (ids[i, len(expected) :] == 0).all()
+            assert mask[i].tolist() == [1] * len(expected) + [0] * (batch.tokens - len(expected))
+            lengths.append(len(expected))
+            row += 1
+    assert lengths == sorted(lengths)
+    padded = sum(batch.examples * batch.tokens for batch in data.batches)
+    assert data.padding_waste == pytest.approx(1 - sum(lengths) / padded)
+
+
+def test_equal_lengths_stay_in_source_order() -> None:
+    data = tokenise(Examples(["good1 bad1"] * 9, None, np.arange(9)), tiny_tokenizer())
+    assert data.order.tolist() == list(range(9))
+
+
+def test_pairs_are_tokenised_together() -> None:
+    pairs = Examples(["good1 good2"], ["bad1"], np.array([1]))
+    tokenizer = tiny_tokenizer()
+    data = tokenise(pairs, tokenizer)
+    assert data.batches[0].arrays["input_ids"].tolist() == [
+        tokenizer("good1 good2", "bad1")["input_ids"]
+    ]
+    assert data.batches[0].arrays["token_type_ids"].tolist() == [[0, 0, 0, 0, 1, 1]]
+
+
+def test_batches_are_bounded_by_tokens_too() -> None:
+    data = tokenise(examples(), tiny_tokenizer(), batch_tokens=40)
+    assert all(batch.examples * batch.tokens <= 40 for batch in data.batches)
+    assert data.examples == 50
+
+
+@pytest.mark.parametrize(
+    ("options", "longest"),
+    [({}, 32), ({"max_positions": 20}, 20), ({"max_length": 7, "max_positions": 20}, 7)],
+)
+def test_long_texts_are_cut(options: dict[str, int], longest: int) -> None:
+    long = Examples(["good1 " * 100, "bad1"], None, np.array([1, 0]))
+    assert tokenise(long, tiny_tokenizer(), **options).batches[-1].tokens == longest
+
+
+def test_lengths_out_of_range() -> None:
+    with pytest.raises(InputError, match="`max_length` must be at least 3 but got 2"):
+        tokenise(examples(), tiny_tokenizer(), max_length=2)
+    with pytest.raises(InputError, match="at most 20, the model's positions, but got 21"):
+        tokenise(examples(), tiny_tokenizer(), max_length=21, max_positions=20)
+
+
+def test_a_tokenizer_that_knows_nothing_is_refused() -> None:
+    with pytest.raises(DataError, match="100% of the tokens are unknown"):
+        tokenise(examples(), tiny_tokenizer(words=["x"]))
+
+
+def test_a_tokenizer_without_padding_is_refused() -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.pad_token = None
+    with pytest.raises(InputError, match="must have a padding token"):
+        tokenise(examples(), tokenizer)
+
+
+def data_with_loads(loads: list[int]) -> BatchedData:
+    batches = tuple(
+        tokenise(Examples(["good1"] * load, None, np.zeros(load)), tiny_tokenizer()).batches[0]
+        for load in loads
+    )
+    return BatchedData(batches, np.zeros(sum(loads)), np.arange(sum(loads)))
+
+
+@pytest.mark.parametrize("loads", [[1], [5, 1, 1, 1], [1, 2, 3, 4, 5, 6], [9, 1, 9, 1, 9], [2] * 7])
+def test_shards_are_whole_batches_and_the_largest_is_as_small_as_can_be(loads: list[int]) -> None:
+    data = data_with_loads(loads)
+    for count in range(1, len(loads) + 1):
+        spans = data.shards(count)
+        assert len(spans) == count
+        assert [i for span in spans for i in range(span.first, span.stop)] == list(
+            range(len(loads))
+        )
+        assert all(span.first < span.stop for span in spans)
+        found = max(sum(loads[s.first : s.stop]) for s in spans)
+        cuts = itertools.combinations(range(1, len(loads)), count - 1)
+        best = min(
+            max(sum(loads[a:b]) for a, b in itertools.pairwise([0, *cut, len(loads)]))
+            for cut in cuts
+        )
+        assert found == best
+    for count in (0, len(loads) + 1):
+        with pytest.raises(InputError, match=f"between 1 and {len(loads)}, .* but got {count}"):
+            data.shards(count)
+
+
+def test_rows_of_a_span() -> None:
+    data = data_with_loads([3, 1, 2])
+    assert data.offsets.tolist() == [0, 3, 4, 6]
+    assert data.rows(Span(1, 3)) == slice(3, 6)
+
+
+def test_fingerprint_changes_with_everything_that_matters() -> None:
+    base = examples()
+    first = tokenise(base, tiny_tokenizer())
+    assert first.fingerprint() == tokenise(base, tiny_tokenizer()).fingerprint()
+    flipped = Examples(base.texts, None, 1 - base.labels)
+    reworded = Examples(["good1 bad1", *base.texts[1:]], None, base.labels)
+    others = [
+        tokenise(flipped, tiny_tokenizer()),
+        tokenise(reworded, tiny_tokenizer()),
+        tokenise(base, tiny_tokenizer(), max_length=5),
+        tokenise(base, tiny_tokenizer(), batch_examples=7),
+    ]
+    prints = {first.fingerprint(), *(other.fingerprint() for other in others)}
+    assert len(prints) == 5

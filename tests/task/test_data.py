@@ -1,0 +1,209 @@
+"""Every source gives the same examples; every bad input gives one clear line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pandas as pd
+import pytest
+
+from headsearch.errors import DataError, InputError
+from headsearch.task.data import examples_from_rows, load_examples
+
+NAMES = {0: "neg", 1: "pos", 2: "mixed"}
+ROWS = {
+    "text": ["a film", "null", "", 'with "quotes", and commas', "NA"],
+    "other": ["p", "q", "r", "s", "t"],
+    "label": ["pos", "neg", "pos", "mixed", "neg"],
+}
+IDS = [1, 0, 1, 2, 0]
+
+
+def load(source: Any, **options: Any):
+    options = {"id2label": NAMES, "classes": 3, **options}
+    return load_examples(str(source), **options)
+
+
+def from_rows(rows: Any, **options: Any):
+    return examples_from_rows(rows, **{"id2label": NAMES, "classes": 3, **options})
+
+
+@pytest.fixture(params=["csv", "csv.gz", "tsv", "json", "jsonl", "parquet", "folder", "splits"])
+def source(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    kind, path = request.param, tmp_path / f"data.{request.param}"
+    # An empty CSV field is a null; the other formats can tell "" from null.
+    table = pd.DataFrame({**ROWS, "text": ["a film", "null", "x", *ROWS["text"][3:]]})
+    if kind.startswith("csv"):
+        table.to_csv(path, index=False)
+    elif kind == "tsv":
+        table.to_csv(path, index=False, sep="\t")
+    elif kind in ("json", "jsonl"):
+        lines = [json.dumps(row) for row in table.to_dict("records")]
+        path.write_text("\n".join(lines) + "\n")
+    elif kind == "parquet":
+        table.to_parquet(path)
+    else:
+        made = datasets.Dataset.from_dict(table.to_dict("list"))
+        (made if kind == "folder" else datasets.DatasetDict({"dev": made})).save_to_disk(path)
+    return path
+
+
+def test_all_sources_give_the_same_examples(source: Path) -> None:
+    found = load(source, pair_column="other")
+    assert found.texts == ["a film", "null", "x", 'with "quotes", and commas', "NA"]
+    assert found.pairs == ROWS["other"]
+    assert found.labels.tolist() == IDS
+    assert found.labels.dtype == np.int64
+
+
+def test_local_files_leave_no_cache_behind(tmp_path: Path) -> None:
+    path = tmp_path / "data.csv"
+    pd.DataFrame({**ROWS, "text": list("abcde")}).to_csv(path, index=False)
+    cache = Path(datasets.config.HF_DATASETS_CACHE)
+    before = sorted(cache.iterdir()) if cache.is_dir() else []
+    load(path)
+    assert (sorted(cache.iterdir()) if cache.is_dir() else []) == before
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        ROWS,
+        [dict(zip(ROWS, row, strict=True)) for row in zip(*ROWS.values(), strict=True)],
+        datasets.Dataset.from_dict(ROWS),
+    ],
+)
+def test_python_rows_of_every_kind(rows: Any) -> None:
+    found = from_rows(rows)
+    assert (found.texts, found.pairs, found.labels.tolist()) == (ROWS["text"], None, IDS)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [IDS, [float(i) for i in IDS], [str(i) for i in IDS], ["pos", 0, "1", 2.0, "neg"]],
+)
+def test_labels_may_be_ids_or_names(labels: list[Any]) -> None:
+    assert from_rows({"text": ROWS["text"], "label": labels}).labels.tolist() == IDS
+
+
+def test_class_label_features_go_by_name_where_the_model_knows_the_names() -> None:
+    features = datasets.Features(
+        {
+            "text": datasets.Value("string"),
+            "label": datasets.ClassLabel(names=["pos", "mixed", "neg"]),
+        }
+    )
+    rows = datasets.Dataset.from_dict({"text": list("abc"), "label": [0, 1, 2]}, features=features)
+    assert from_rows(rows).labels.tolist() == [1, 2, 0]
+    # Names that the model does not know: then ids are ids.
+    assert from_rows(rows, id2label={0: "A", 1: "B", 2: "C"}).labels.tolist() == [0, 1, 2]
+
+
+def test_regression_labels_are_numbers() -> None:
+    found = from_rows({"text": list("abc"), "label": ["1.5", -2, 0.25]}, classes=1)
+    assert found.labels.tolist() == [1.5, -2.0, 0.25]
+
+
+def test_max_examples_takes_a_seeded_part_in_source_order() -> None:
+    rows = {"text": [str(i) for i in range(100)], "label": [i % 3 for i in range(100)]}
+    first, again, other = (from_rows(rows, max_examples=30, seed=s) for s in (1, 1, 2))
+    numbers = [int(text) for text in first.texts]
+    assert len(numbers) == 30
+    assert numbers == sorted(set(numbers))
+    assert [i % 3 for i in numbers] == first.labels.tolist()
+    assert first.texts == again.texts != other.texts
+    assert from_rows(rows, max_examples=1000).texts == rows["text"]
+    with pytest.raises(InputError, match="`max_examples` must be at least 1 but got 0"):
+        from_rows(rows, max_examples=0)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ({"t": ["a"], "label": [0]}, "column 'text' not found; the columns are t, label"),
+        ({"text": ["a"], "y": [0]}, "column 'label' not found; the columns are text, y"),
+        ({"text": [], "label": []}, "must have at least one example but are empty"),
+        ([], "must have at least one example but are empty"),
+        ({"text": ["a", "b"], "label": [1, 1]}, "must not all be the same but all 2 are 1"),
+        ({"text": ["a", None], "label": [0, 1]}, "1 of 2 are not: row 1 is null"),
+        ({"text": ["a", 7], "label": [0, 1]}, "1 of 2 are not: row 1 is a int"),
+        (
+            {"text": ["a", "b"], "label": [0, "great"]},
+            "labels of the model, neg (0), pos (1), mixed (2), but row 1 is 'great'",
+        ),
+        ({"text": ["a", "b"], "label": [0, 3]}, "but row 1 is 3"),
+        ({"text": ["a", "b"], "label": [0, -1]}, "but row 1 is -1"),
+        ({"text": ["a", "b"], "label": [0, 0.5]}, "but row 1 is 0.5"),
+        ({"text": ["a", "b"], "label": [0, None]}, "but row 1 is null"),
+        (7, "must be rows or columns but got int"),
+        ([1, 2], "each row of the data must be a mapping"),
+    ],
+)
+def test_bad_rows_are_one_clear_line(rows: Any, message: str) -> None:
+    with pytest.raises(DataError) as caught:
+        from_rows(rows)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [None, "warm", float("nan"), float("inf")])
+def test_bad_regression_labels(value: Any) -> None:
+    with pytest.raises(DataError, match="must hold finite numbers"):
+        from_rows({"text": ["a", "b"], "label": [0.5, value]}, classes=1)
+
+
+def test_nulls_in_the_pair_column() -> None:
+    with pytest.raises(DataError, match="column 'other' must hold texts but 1 of 2"):
+        from_rows({"text": ["a", "b"], "other": [None, "c"], "label": [0, 1]}, pair_column="other")
+
+
+def test_an_empty_csv_field_is_a_null(tmp_path: Path) -> None:
+    path = tmp_path / "data.csv"
+    path.write_text("text,label\nfine,pos\n,neg\n")
+    with pytest.raises(DataError, match="1 of 2 are not: row 1 is null"):
+        load(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("data.csv", "", "at least one example"),
+        ("data.csv", "text,label\n", "at least one example"),
+        ("data.jsonl", "{broken", "could not read"),
+        ("data.parquet", "not parquet", "could not read"),
+        ("data.xlsx", "x", "must end in one of .csv, .tsv, .json, .jsonl, .parquet"),
+    ],
+)
+def test_bad_files(tmp_path: Path, name: str, content: str, message: str) -> None:
+    path = tmp_path / name
+    path.write_text(content)
+    with pytest.raises(DataError) as caught:
+        load(path)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["missing.csv", "./missing", "/no/such/file.parquet"])
+def test_missing_files(name: str) -> None:
+    with pytest.raises(DataError, match="data file not found"):
+        load(name)
+
+
+def test_hub_names_that_can_not_be_reached() -> None:
+    with pytest.raises(DataError, match="neither an existing file or folder nor a data set"):
+        load("some-organisation/some-data")
+
+
+def test_folders(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="not a folder written by `save_to_disk`"):
+        load(tmp_path)
+    made = datasets.Dataset.from_dict(ROWS)
+    both = datasets.DatasetDict({"dev": made, "test": made.select([0, 1])})
+    both.save_to_disk(tmp_path / "both")
+    with pytest.raises(DataError, match="`split` must be one of dev, test"):
+        load(tmp_path / "both")
+    assert len(load(tmp_path / "both", split="test").texts) == 2

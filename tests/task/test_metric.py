@@ -1,0 +1,145 @@
+"""Metrics and losses against scikit-learn, SciPy, torch and numbers worked out by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from sklearn import metrics as sk
+
+from headsearch.errors import InputError
+from headsearch.task.metric import Score, Threshold, make_objective
+
+RANDOM = np.random.default_rng(0)
+
+
+def classification(classes: int, examples: int = 200) -> tuple[np.ndarray, np.ndarray]:
+    labels = RANDOM.integers(0, classes, examples)
+    outputs = RANDOM.normal(size=(examples, classes)).astype(np.float32)
+    outputs[np.arange(examples), labels] += 1
+    return outputs, labels
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+def test_classification_metrics_equal_scikit_learns(classes: int) -> None:
+    outputs, labels = classification(classes)
+    predicted = outputs.argmax(axis=1)
+    average = "binary" if classes == 2 else "macro"
+    expected = {
+        "accuracy": sk.accuracy_score(labels, predicted),
+        "f1": sk.f1_score(labels, predicted, average=average),
+        "matthews": sk.matthews_corrcoef(labels, predicted),
+    }
+    for name, value in expected.items():
+        score = make_objective(name, labels, classes).score(outputs)
+        assert score.metric == pytest.approx(value, abs=1e-12)
+        assert (score.correct is not None) == (name == "accuracy")
+
+
+@pytest.mark.parametrize(
+    ("name", "function"), [("pearson", stats.pearsonr), ("spearman", stats.spearmanr)]
+)
+def test_regression_metrics_equal_scipys(name: str, function) -> None:
+    labels = RANDOM.normal(size=100)
+    outputs = (labels + RANDOM.normal(size=100))[:, None].astype(np.float32)
+    score = make_objective(name, labels, 1).score(outputs)
+    assert score.metric == pytest.approx(function(outputs[:, 0], labels).statistic, abs=1e-12)
+    assert score.loss == pytest.approx(np.mean((outputs[:, 0] - labels) ** 2))
+
+
+@pytest.mark.parametrize("name", ["pearson", "spearman"])
+def test_an_undefined_correlation_is_the_worst(name: str) -> None:
+    objective = make_objective(name, np.arange(5.0), 1)
+    assert objective.score(np.ones((5, 1), np.float32)).metric == -1.0
+    assert objective.score(np.full((5, 1), np.nan, np.float32)).metric == -1.0
+
+
+def test_loss_and_slopes_equal_torchs() -> None:
+    outputs, labels = classification(4)
+    objective = make_objective("accuracy", labels, 4)
+    logits = torch.tensor(outputs, dtype=torch.float64, requires_grad=True)
+    losses = torch.nn.functional.cross_entropy(logits, torch.tensor(labels), reduction="none")
+    losses.sum().backward()
+    np.testing.assert_allclose(objective.losses(outputs), losses.detach().numpy(), atol=1e-12)
+    np.testing.assert_allclose(objective.slopes(outputs), logits.grad.numpy(), atol=1e-12)
+    target = RANDOM.normal(size=20)
+    value = torch.tensor(RANDOM.normal(size=(20, 1)), requires_grad=True)
+    ((value[:, 0] - torch.tensor(target)) ** 2).sum().backward()
+    slopes = make_objective("pearson", target, 1).slopes(value.detach().numpy())
+    np.testing.assert_allclose(slopes, value.grad.numpy(), atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["accuracy", "f1", "matthews"])
+def test_stacks_equal_one_at_a_time(name: str) -> None:
+    stack = np.stack([classification(3)[0] for _ in range(4)])
+    objective = make_objective(name, classification(3)[1], 3)
+    single = [objective.score(one) for one in stack]
+    assert objective.metrics(stack).tolist() == [score.metric for score in single]
+    np.testing.assert_allclose(objective.losses(stack).mean(axis=1), [s.loss for s in single])
+
+
+def test_huge_logits_do_not_overflow_and_broken_ones_are_wrong() -> None:
+    labels = np.array([0, 1, 1])
+    objective = make_objective("accuracy", labels, 2)
+    outputs = np.array([[1e30, 0], [0, 1e30], [np.nan, 1]], np.float32)
+    score = objective.score(outputs)
+    assert score.correct == 2
+    assert score.loss == np.inf
+    assert np.isfinite(objective.losses(outputs)[:2]).all()
+
+
+def test_ties_go_to_the_smaller_class() -> None:
+    objective = make_objective("accuracy", np.array([0, 1]), 2)
+    assert objective.score(np.zeros((2, 2), np.float32)).correct == 1
+
+
+@pytest.mark.parametrize(
+    ("examples", "correct", "max_drop", "least"),
+    [
+        (1746, 1481, 0.01, 1464),  # 17.46 may be lost: 17
+        (100, 90, 0.07, 83),  # in binary, 0.07 * 100 is 7.000000000000001
+        (100, 90, 0.29, 61),  # in binary, 0.29 * 100 is 28.999999999999996
+        (1000, 800, 0.0, 800),
+        (10, 9, 0.999, 0),
+        (3, 3, 0.333, 3),
+        (3, 3, 0.334, 2),
+    ],
+)
+def test_accuracy_thresholds_are_whole_numbers(
+    examples: int, correct: int, max_drop: float, least: int
+) -> None:
+    objective = make_objective("accuracy", np.zeros(examples, np.int64), 2)
+    threshold = objective.threshold(Score(correct / examples, 0.5, correct), max_drop)
+    assert threshold == Threshold(least / examples, least)
+    assert threshold.feasible(Score(least / examples, 0.5, least))
+    assert not threshold.feasible(Score((least - 1) / examples, 0.1, least - 1))
+
+
+def test_other_thresholds_are_differences() -> None:
+    objective = make_objective("f1", np.array([0, 1]), 2)
+    threshold = objective.threshold(Score(0.8, 0.5), 0.05)
+    assert threshold.value == pytest.approx(0.75)
+    assert threshold.feasible(Score(0.7500001, 9.0))
+    assert not threshold.feasible(Score(0.7499, 0.0))
+
+
+@pytest.mark.parametrize("max_drop", [-0.1, 1.0, 1.5, float("nan")])
+def test_budget_out_of_range(max_drop: float) -> None:
+    objective = make_objective("accuracy", np.array([0, 1]), 2)
+    with pytest.raises(InputError, match=r"`max_drop` must be in \[0, 1\) but got"):
+        objective.threshold(Score(1.0, 0.0, 2), max_drop)
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "choices"),
+    [
+        ("precision", 2, "accuracy, f1, matthews, pearson, spearman but got 'precision'"),
+        ("pearson", 2, "accuracy, f1, matthews for a model with 2 classes but got 'pearson'"),
+        ("accuracy", 1, "pearson, spearman for a model with 1 output"),
+    ],
+)
+def test_metrics_that_do_not_fit(name: str, classes: int, choices: str) -> None:
+    with pytest.raises(InputError) as caught:
+        make_objective(name, np.array([0, 1]), classes)
+    assert choices in str(caught.value)
