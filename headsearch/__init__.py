@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from headsearch._version import __version__
@@ -17,9 +19,29 @@ def __getattr__(name: str) -> Any:
     if name in __all__:
         from headsearch import api
 
-        return getattr(api, name)
+        return sys.modules[f"{__name__}.search"] if name == "search" else getattr(api, name)
     raise AttributeError(f"module 'headsearch' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
     return __all__
+
+
+class _SearchPackage(ModuleType):
+    """`headsearch.search` is both the folder of the search and the call that runs it."""
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        from headsearch.api import search
+
+        return search(*args, **options)
+
+
+class _Package(ModuleType):
+    def __setattr__(self, name: str, value: Any) -> None:
+        # The import system sets a subpackage's name here, whoever imports it first.
+        if name == "search" and isinstance(value, ModuleType):
+            value.__class__ = _SearchPackage
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

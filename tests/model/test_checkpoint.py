@@ -1,0 +1,118 @@
+"""Loading and saving: what is wrong is said, and nothing is ever half there."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from headsearch.errors import ModelError, StorageError
+from headsearch.heads import HeadSet
+from headsearch.model.bundle import bundle, rebuild
+from headsearch.model.checkpoint import load_model, load_pruned, save_pruned
+from headsearch.model.families import head_map
+from headsearch.model.narrow import narrowed
+from headsearch.model.plain import plain_outputs
+from tests.tiny import SPECS, tiny_data, tiny_model
+from tests.words import save_folder, tiny_tokenizer
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    model = narrowed(tiny_model("BERT"), HeadSet.of([0, 5, 6]))
+    save_pruned(model, tmp_path / "small", tiny_tokenizer())
+    return tmp_path / "small"
+
+
+def change_config(folder: Path, change: Any) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    change(config)
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def test_load_model_reads_stock_and_narrow_folders(tmp_path: Path, small: Path) -> None:
+    stock, tokenizer = load_model(str(save_folder(tmp_path / "stock", tiny_model("BERT"))))
+    assert head_map(stock).heads_per_layer == (4, 4, 4)
+    assert tokenizer("good1")["input_ids"][0] == 2
+    narrow, _ = load_model(str(small))
+    assert head_map(narrow).heads_per_layer == (3, 2, 4)
+
+
+def test_weights_are_float32_whatever_was_saved(tmp_path: Path) -> None:
+    save_folder(tmp_path / "half", tiny_model("BERT").half())
+    model, _ = load_model(str(tmp_path / "half"))
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c["headsearch"]["removed"].update({"0": [9]}), "head of layer 0 must be in"),
+        (lambda c: c["headsearch"]["removed"].update({"0": [1, 2]}), "could not load"),
+        (lambda c: c["headsearch"].update({"heads_per_layer": [4, 4]}), "`layers` must be 2"),
+        (lambda c: c["headsearch"].update({"format": 7}), "`format` must be 1 but got 7"),
+        (lambda c: c.update({"num_attention_heads": 2}), "the config's record is of heads"),
+    ],
+)
+def test_a_tampered_config_is_refused(small: Path, change: Any, message: str) -> None:
+    change_config(small, change)
+    with pytest.raises(Exception) as caught:  # noqa: PT011  # the class is checked below
+        load_pruned(small)
+    assert type(caught.value).__module__ == "headsearch.errors"
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_truncated_weights_are_refused(small: Path) -> None:
+    with (small / "model.safetensors").open("r+b") as file:
+        file.truncate(500)
+    with pytest.raises(ModelError, match="could not load the narrow model"):
+        load_pruned(small)
+
+
+def test_saving_never_overwrites_and_leaves_nothing_behind_on_a_full_disk(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load_pruned(small)
+    with pytest.raises(ModelError, match="must not exist yet"):
+        save_pruned(model, small)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(type(model), "save_pretrained", full)
+    with pytest.raises(StorageError, match="No space left"):
+        save_pruned(model, tmp_path / "other")
+    assert [path.name for path in tmp_path.iterdir()] == ["small"]
+
+
+@pytest.mark.parametrize("family", sorted(SPECS))
+def test_a_bundle_makes_the_same_model_again(family: str) -> None:
+    for model in (
+        tiny_model(family),
+        narrowed(tiny_model(family), HeadSet.of([0, 5, 8, 9, 10, 11])),
+    ):
+        data = tiny_data(model)
+        again = rebuild(bundle(model))
+        np.testing.assert_array_equal(
+            plain_outputs(again, data.batches, HeadSet()),
+            plain_outputs(model, data.batches, HeadSet()),
+        )
+        assert bundle(again).fingerprint() == bundle(model).fingerprint()
+
+
+def test_the_fingerprint_sees_every_weight_and_the_configuration() -> None:
+    base = bundle(tiny_model("BERT")).fingerprint()
+    assert bundle(tiny_model("BERT")).fingerprint() == base
+    assert bundle(tiny_model("BERT", seed=1)).fingerprint() != base
+    assert bundle(tiny_model("BERT", layer_norm_eps=1e-5)).fingerprint() != base
+    model = tiny_model("BERT")
+    with torch.no_grad():
+        model.classifier.bias[1] += 1e-6
+    assert bundle(model).fingerprint() != base

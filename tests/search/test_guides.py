@@ -1,0 +1,102 @@
+"""Guides against plain loops."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from headsearch.heads import HeadMap, HeadSet
+from headsearch.search.guides import Budget, Fisher, Lookahead, Michel, View, predicted_reach
+from headsearch.search.problem import Node, Problem
+from headsearch.task.metric import Threshold, make_objective
+
+RANDOM = np.random.default_rng(0)
+SHAPE = HeadMap((3, 4))
+HEADS = np.array([0, 2, 3, 4, 6])  # heads 1 and 5 are gone
+LABELS = RANDOM.integers(0, 3, 50)
+OBJECTIVE = make_objective("accuracy", LABELS, 3)
+OUTPUTS = RANDOM.normal(size=(50, 3)).astype(np.float32)
+OUTPUTS[np.arange(50), LABELS] += 1.5
+EFFECTS = (RANDOM.normal(size=(5, 50, 3)) * 0.7).astype(np.float32)
+
+
+def view(drop: int = 3) -> View:
+    score = OBJECTIVE.score(OUTPUTS)
+    assert score.correct is not None
+    threshold = Threshold((score.correct - drop) / 50, score.correct - drop)
+    node = Node(HeadSet.of([1, 5]), OUTPUTS, score, True)
+    return View(Problem(SHAPE, OBJECTIVE, 0.1), threshold, node, HEADS, EFFECTS, True)
+
+
+def correct(outputs: np.ndarray) -> int:
+    return sum(int(row.argmax()) == label for row, label in zip(outputs, LABELS, strict=True))
+
+
+@pytest.mark.parametrize("caution", [0.0, 0.3, 5.0])
+def test_lookahead_is_the_greedy_path_of_a_plain_loop(caution: float) -> None:
+    outputs, left, path = OUTPUTS.astype(np.float64), list(range(5)), []
+    while left:
+        costs = [
+            np.mean(
+                [
+                    -np.log(np.exp(row)[label] / np.exp(row).sum())
+                    for row, label in zip(outputs + EFFECTS[j], LABELS, strict=True)
+                ]
+            )
+            + caution * np.abs(EFFECTS[j]).mean()
+            for j in left
+        ]
+        j = left.pop(int(np.argmin(costs)))
+        outputs = outputs + EFFECTS[j]
+        path.append(int(HEADS[j]))
+    found = Lookahead(caution).path(view())
+    assert found.heads == tuple(path)
+    assert Lookahead(caution, limit=2).path(view()).heads == tuple(path[:2])
+
+
+def test_reach_is_the_longest_prefix_predicted_feasible() -> None:
+    for drop in (-30, -3, 0, 3, 10, 40):
+        asked = view(drop)
+        path = (4, 0, 6, 2, 3)
+        outputs, feasible = OUTPUTS.astype(np.float64), []
+        for k in range(6):
+            if k:
+                outputs = outputs + EFFECTS[list(HEADS).index(path[k - 1])]
+            if correct(outputs) >= asked.threshold.correct:
+                feasible.append(k)
+        assert predicted_reach(asked, path) == (feasible[-1] if feasible else None)
+
+
+def loss_gradients() -> np.ndarray:
+    """d loss / d gate by autograd: outputs = OUTPUTS - (gate - 1) * effect, at gate 1."""
+    gates = torch.ones(5, 50, dtype=torch.float64, requires_grad=True)
+    effects = torch.tensor(EFFECTS, dtype=torch.float64)
+    logits = torch.tensor(OUTPUTS, dtype=torch.float64) + ((1 - gates)[:, :, None] * effects).sum(0)
+    losses = torch.nn.functional.cross_entropy(logits, torch.tensor(LABELS), reduction="sum")
+    losses.backward()
+    assert gates.grad is not None
+    return gates.grad.numpy()
+
+
+def test_michel_is_mean_absolute_gradient_normalised_by_layer() -> None:
+    importance = np.abs(loss_gradients()).mean(axis=1)
+    lower, upper = importance[:2].copy(), importance[2:].copy()  # heads 0, 2 | 3, 4, 6
+    normal = np.concatenate([lower / np.linalg.norm(lower), upper / np.linalg.norm(upper)])
+    assert Michel().path(view()).heads == tuple(int(j) for j in HEADS[np.argsort(normal)])
+
+
+def test_fisher_is_the_mean_squared_gradient() -> None:
+    importance = (loss_gradients() ** 2).mean(axis=1)
+    assert Fisher().path(view()).heads == tuple(int(j) for j in HEADS[np.argsort(importance)])
+
+
+def test_budget_takes_the_cheapest_heads_that_fit() -> None:
+    base = correct(OUTPUTS)
+    costs = [max(0, base - correct(OUTPUTS + effect)) for effect in EFFECTS]
+    order = sorted(range(5), key=lambda j: (costs[j], j))
+    for drop in (0, 1, 2, 5, 20):
+        found = Budget().path(view(drop))
+        assert found.heads == tuple(int(HEADS[j]) for j in order)
+        spent = np.cumsum([costs[j] for j in order])
+        assert found.reach == int((spent <= drop).sum())

@@ -1,0 +1,147 @@
+"""The Python calls of the contract."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import headsearch
+from headsearch.errors import DataError, InputError, UnknownFamilyError
+from headsearch.heads import HeadMap, HeadSet
+from headsearch.model.plain import plain_outputs
+from tests.tiny import tiny_data, tiny_model
+from tests.words import texts_and_labels, tiny_tokenizer, trained_model
+
+TOKENIZER = tiny_tokenizer()
+MODEL = trained_model()
+TEXTS, LABELS = texts_and_labels(120, seed=5)
+ROWS = [{"text": text, "label": label} for text, label in zip(TEXTS, LABELS, strict=True)]
+
+
+def accuracy(model: Any) -> int:
+    """Right answers, one text at a time, by nothing but transformers."""
+    correct = 0
+    for text, label in zip(TEXTS, LABELS, strict=True):
+        logits = model(**TOKENIZER(text, return_tensors="pt")).logits
+        correct += model.config.id2label[int(logits.argmax())] == label
+    return correct
+
+
+@pytest.fixture(scope="module")
+def result() -> headsearch.SearchResult:
+    return headsearch.search(MODEL, TOKENIZER, ROWS, max_drop=0.05, max_evaluations=80)
+
+
+def test_search_then_prune_holds_the_budget(result: headsearch.SearchResult) -> None:
+    assert result.best.heads_removed >= 1
+    pruned = headsearch.prune(MODEL, result.best.removed)
+    before, after = accuracy(MODEL), accuracy(pruned)
+    assert before == result.details["baseline"]["correct"]
+    assert after == result.best.correct
+    assert after >= before - 6  # 5 % of 120
+    sizes = sum(p.numel() for p in pruned.parameters())
+    # Query, key, value: 6 x 24 weights and 6 biases a head; output: 24 x 6 weights.
+    a_head = 3 * (6 * 24 + 6) + 24 * 6
+    whole = sum(p.numel() for p in MODEL.parameters())
+    assert whole - sizes == result.best.heads_removed * a_head
+
+
+def test_result_says_all_and_prints(result: headsearch.SearchResult) -> None:
+    heads = [point.heads_removed for point in result.operating_points]
+    assert heads == sorted(set(heads), reverse=True)
+    assert f"Removed {result.best.heads_removed} of 12 heads" in str(result)
+    assert HeadMap.from_mask(result.mask)[0] == HeadMap((4, 4, 4))
+
+
+def test_a_memo_file_is_reused(tmp_path: Path, result: headsearch.SearchResult) -> None:
+    memo = tmp_path / "memo.sqlite"
+    options = {"max_drop": 0.05, "max_evaluations": 80, "memo": memo}
+    first = headsearch.search(MODEL, TOKENIZER, ROWS, **options)
+    again = headsearch.search(MODEL, TOKENIZER, ROWS, **options)
+    assert first.best == again.best == result.best
+    assert first.operating_points == again.operating_points
+
+
+def test_prune_takes_pairs_masks_and_sets() -> None:
+    model = tiny_model("BERT")
+    data = tiny_data(model)
+    removed = HeadSet.of([1, 6])
+    for given in ([(0, 1), (1, 2)], HeadMap((4, 4, 4)).to_mask(removed), removed):
+        found = plain_outputs(headsearch.prune(model, given), data.batches, HeadSet())
+        expected = plain_outputs(model, data.batches, removed)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+
+
+def test_the_model_is_not_changed(result: headsearch.SearchResult) -> None:
+    assert not hasattr(MODEL.config, "headsearch")
+    assert all(parameter.requires_grad for parameter in MODEL.parameters())
+
+
+@pytest.mark.parametrize("family", ["BERT", "RoBERTa", "ELECTRA", "DistilBERT", "MPNet"])
+def test_save_and_load_round_trip_and_prune_more(family: str, tmp_path: Path) -> None:
+    model = tiny_model(family)
+    data = tiny_data(model)
+    pruned = headsearch.prune(model, [(0, 0), (1, 1), (2, 0), (2, 1), (2, 2), (2, 3)])
+    headsearch.save_pruned(pruned, tmp_path / "small")
+    loaded = headsearch.load_pruned(tmp_path / "small")
+    np.testing.assert_array_equal(
+        plain_outputs(loaded, data.batches, HeadSet()),
+        plain_outputs(pruned, data.batches, HeadSet()),
+    )
+    again = headsearch.prune(loaded, [(0, 0)])  # head 1 of the whole model
+    headsearch.save_pruned(again, tmp_path / "smaller")
+    found = plain_outputs(headsearch.load_pruned(tmp_path / "smaller"), data.batches, HeadSet())
+    expected = plain_outputs(model, data.batches, HeadSet.of([0, 1, 5, 8, 9, 10, 11]))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+
+
+def test_a_pruned_model_can_be_searched_again(result: headsearch.SearchResult) -> None:
+    pruned = headsearch.prune(MODEL, result.best.removed)
+    again = headsearch.search(pruned, TOKENIZER, ROWS, max_drop=0.05, max_evaluations=20)
+    assert again.details["heads"] == 12 - result.best.heads_removed
+    assert again.details["baseline"]["correct"] == result.best.correct
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"max_drop": 2}, InputError, r"`max_drop` must be in \[0, 1\) but got 2"),
+        ({"metrik": "f1"}, InputError, "unknown option 'metrik'"),
+        ({"engine": "spark"}, InputError, "`engine` must be one of auto, inline, ray"),
+        ({"text_column": "body"}, DataError, "column 'body' not found"),
+    ],
+)
+def test_bad_arguments(options: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        headsearch.search(MODEL, TOKENIZER, ROWS, **options)
+
+
+@pytest.mark.parametrize(
+    "first", ["import headsearch.search.astar", "from headsearch.search import astar", "pass"]
+)
+def test_search_is_a_call_whatever_was_imported_before(first: str) -> None:
+    code = (
+        f"import headsearch\n{first}\n"
+        "try:\n    headsearch.search(None, None, [], max_drop=7)\n"
+        "except headsearch.errors.InputError as error:\n    print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "`max_drop` must be in [0, 1) but got 7"
+
+
+def test_bad_heads_and_models(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"layer must be in 0..2 but got 3"):
+        headsearch.prune(MODEL, [(3, 0)])
+    with pytest.raises(InputError, match=r"head of layer 0 must be in 0..3 but got 4"):
+        headsearch.prune(MODEL, [(0, 4)])
+    with pytest.raises(InputError, match="the mask is for heads"):
+        headsearch.prune(MODEL, HeadMap((4, 4)).to_mask(HeadSet()))
+    import torch
+
+    with pytest.raises(UnknownFamilyError, match="BERT, RoBERTa"):
+        headsearch.prune(torch.nn.Linear(2, 2), [(0, 0)])
