@@ -1,0 +1,55 @@
+"""What the README says exists."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import click
+import pytest
+
+import headsearch
+from headsearch.cli import cli
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "cluster" / "README.md"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\(([^)]+)\)", page.read_text())
+    local = [link.split("#")[0] for link in links if "://" not in link]
+    assert all((page.parent / link).exists() for link in local if link)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_commands_and_options_are_real(page: Path) -> None:
+    text = page.read_text()
+    known = {"--help", "--head", "--port", "--address", "--dashboard-host", "--version"}
+    for command in cli.commands.values():
+        known |= {o for p in command.params if isinstance(p, click.Option) for o in p.opts}
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text)) <= known
+    called = re.findall(r"^ +headsearch (\w+)", text, flags=re.MULTILINE)
+    assert set(called) <= set(cli.commands)
+
+
+def test_python_in_the_readme_parses_and_calls_what_there_is() -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    assert blocks
+    for block in blocks:
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "headsearch":
+                assert node.attr in headsearch.__all__
+
+
+def test_every_pinned_version_is_of_a_declared_dependency_and_the_other_way_round() -> None:
+    declared = set()
+    for line in (ROOT / "pyproject.toml").read_text().splitlines():
+        declared |= set(re.findall(r'"([a-z0-9-]+)(?:\[[a-z]+\])?>=', line))
+    pinned = {
+        line.split("==")[0]
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+        if line and not line.startswith("#")
+    }
+    assert pinned == declared - {"setuptools"}
