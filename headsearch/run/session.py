@@ -175,6 +175,6 @@ def environment() -> dict[str, Any]:
     names = ("torch", "transformers", "datasets", "numpy", "ray")
     return {
         "python": platform.python_version(),
-        "platform": platform.platform(),
+        "platform": f"{platform.system()} {platform.machine()}",
         **{name: importlib.metadata.version(name) for name in names},
     }

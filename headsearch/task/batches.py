@@ -164,7 +164,11 @@ def tokenise(
         raise InputError("the tokenizer must have a padding token but has none")
     texts = [examples.texts] if examples.pairs is None else [examples.texts, examples.pairs]
     encoded = tokenizer(
-        *texts, truncation=bool(limits), max_length=min(limits, default=None), padding=False
+        *texts,
+        truncation=bool(limits),
+        max_length=min(limits, default=None),
+        padding=False,
+        return_attention_mask=True,
     )
     rows = encoded["input_ids"]
     _check_known(rows, tokenizer)

@@ -1,26 +1,17 @@
-"""Labelled examples from files, folders, the hub or Python rows, checked."""
+"""Labelled examples: rows of any source, checked."""
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from headsearch.errors import DataError, InputError
 from headsearch.task.labels import class_ids, target_values
-
-READERS = {
-    ".csv": "csv",
-    ".tsv": "csv",
-    ".json": "json",
-    ".jsonl": "json",
-    ".parquet": "parquet",
-}
-COMPRESSIONS = (".gz", ".bz2", ".xz")
+from headsearch.task.sources import open_source
 
 
 @dataclass(frozen=True)
@@ -66,7 +57,7 @@ def load_examples(
         DataError: the data are missing or break a rule; the text names it.
     """
     with tempfile.TemporaryDirectory(prefix="headsearch-") as cache:
-        table = _load(source, subset, split, cache)
+        table = open_source(source, subset, split, cache)
         return examples_from_rows(
             table,
             text_column=text_column,
@@ -124,107 +115,13 @@ def examples_from_rows(
     return Examples(texts, pairs, labels)
 
 
-def _load(source: str, subset: str | None, split: str | None, cache: str) -> Any:
-    path = Path(source)
-    reader = _reader(path)
-    if path.is_file():
-        if reader is None:
-            known = ", ".join(READERS)
-            raise DataError(f"a data file must end in one of {known} but got {source}")
-        return _load_file(path, reader, cache)
-    if path.is_dir():
-        return _load_folder(path, split)
-    if reader is not None or source.startswith((".", "/", "~")):
-        raise DataError(f"data file not found: {source}")
-    return _load_hub(source, subset, split)
-
-
-def _reader(path: Path) -> str | None:
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    if suffixes and suffixes[-1] in COMPRESSIONS:
-        suffixes.pop()
-    return READERS.get(suffixes[-1]) if suffixes else None
-
-
-def _load_file(path: Path, reader: str, cache: str) -> Any:
-    if path.stat().st_size == 0:
-        raise DataError(f"the data must have at least one example but {path} is empty")
-    options: dict[str, Any] = {}
-    if reader == "csv":
-        # Only an empty field is a null: "null", "NA" and "nan" are words that texts may be.
-        options = {"keep_default_na": False, "na_values": [""]}
-        if ".tsv" in [suffix.lower() for suffix in path.suffixes]:
-            options["sep"] = "\t"
-    import datasets
-
-    with _QuietDatasets():
-        try:
-            found = datasets.load_dataset(reader, data_files=str(path), cache_dir=cache, **options)
-        except Exception as error:
-            if "corresponds to no data" in str(error):  # a file with a header and no rows
-                raise DataError(
-                    f"the data must have at least one example but {path} has none"
-                ) from None
-            raise DataError(f"could not read {path}: {_reason(error)}") from None
-    return found["train"]
-
-
-def _load_folder(path: Path, split: str | None) -> Any:
-    import datasets
-
-    try:
-        found = datasets.load_from_disk(str(path))
-    except Exception as error:
-        raise DataError(
-            f"{path} is not a folder written by `save_to_disk`: {_reason(error)}"
-        ) from None
-    if not isinstance(found, datasets.DatasetDict):
-        return found
-    names = sorted(found)
-    if split is None and len(names) == 1:
-        split = names[0]
-    if split not in found:
-        raise DataError(f"`split` must be one of {', '.join(names)} for {path} but got {split}")
-    return found[split]
-
-
-def _load_hub(source: str, subset: str | None, split: str | None) -> Any:
-    import datasets
-
-    with _QuietDatasets():
-        try:
-            found = datasets.load_dataset(source, subset, split=split)
-        except Exception as error:
-            raise DataError(
-                f"{source!r} is neither an existing file or folder nor a data set that could be "
-                f"loaded from the hub: {_reason(error)}"
-            ) from None
-    if isinstance(found, datasets.DatasetDict):
-        raise DataError(
-            f"`split` must be one of {', '.join(sorted(found))} for {source!r} but none was given"
-        )
-    return found
-
-
-class _QuietDatasets:
-    """Keeps the progress bars of `datasets` off the console."""
-
-    def __enter__(self) -> None:
-        import datasets
-
-        self._enabled = datasets.is_progress_bar_enabled()
-        datasets.disable_progress_bars()
-
-    def __exit__(self, *_: object) -> None:
-        import datasets
-
-        if self._enabled:
-            datasets.enable_progress_bars()
-
-
 def _columns(rows: Any, names: Sequence[str | None]) -> dict[str, list[Any]]:
     """Return the named columns of any kind of rows."""
     wanted = [name for name in names if name is not None]
+    if hasattr(
+        rows, "with_format"
+    ):  # a data set that gives tensors holds plain values all the same
+        rows = rows.with_format(None)
     if isinstance(rows, Mapping):
         there = list(rows)
     elif hasattr(rows, "column_names"):
@@ -240,17 +137,22 @@ def _columns(rows: Any, names: Sequence[str | None]) -> dict[str, list[Any]]:
     for name in wanted:
         if name not in there:
             raise DataError(f"column {name!r} not found; the columns are {', '.join(there)}")
-    columns = {name: list(rows[name]) for name in wanted}
+    columns = {name: _plain(rows[name]) for name in wanted}
     if len({len(values) for values in columns.values()}) != 1:
         raise DataError("all columns of the data must have the same length")
     return columns
+
+
+def _plain(values: Any) -> list[Any]:
+    """Return a list of Python values, also of an array or a tensor."""
+    return list(values.tolist() if hasattr(values, "tolist") else values)
 
 
 def _texts(values: list[Any], column: str) -> list[str]:
     wrong = [i for i, value in enumerate(values) if not isinstance(value, str)]
     if wrong:
         first = values[wrong[0]]
-        kind = "null" if first is None or first != first else f"a {type(first).__name__}"
+        kind = "null" if first is None or first != first else f"of type {type(first).__name__}"
         raise DataError(
             f"column {column!r} must hold texts but {len(wrong)} of {len(values)} are not: "
             f"row {wrong[0]} is {kind}"
@@ -263,9 +165,3 @@ def _label_names(rows: Any, column: str) -> list[str] | None:
     feature = getattr(rows, "features", {}).get(column)
     names = getattr(feature, "names", None)
     return None if names is None else list(names)
-
-
-def _reason(error: BaseException) -> str:
-    """The first line of what went wrong at the root."""
-    cause = error.__cause__ or error
-    return (str(cause).strip().splitlines() or [type(cause).__name__])[0]

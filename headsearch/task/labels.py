@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -44,7 +45,7 @@ def class_ids(
             )
             raise DataError(
                 f"column {column!r} must hold labels of the model, {known or f'0..{classes - 1}'}, "
-                f"but row {row} is {'null' if _is_null(value) else repr(value)}"
+                f"but row {row} is {_shown(value)}"
             )
         found[row] = number
     return found
@@ -60,12 +61,12 @@ def target_values(values: Sequence[Any], column: str) -> np.ndarray:
     for row, value in enumerate(values):
         try:
             found[row] = float("nan" if isinstance(value, bool) else value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             found[row] = np.nan
         if not np.isfinite(found[row]):
             raise DataError(
                 f"column {column!r} must hold finite numbers, as the model has 1 output, "
-                f"but row {row} is {'null' if _is_null(value) else repr(value)}"
+                f"but row {row} is {_shown(value)}"
             )
     return found
 
@@ -74,7 +75,8 @@ def _class_id(value: Any, ids: Mapping[str, int]) -> int | None:
     if isinstance(value, str):
         if value in ids:
             return ids[value]
-        return int(value) if value.isascii() and value.isdigit() else None
+        # No class id has 19 digits, and int() refuses thousands of them.
+        return int(value) if value.isascii() and value.isdigit() and len(value) < 19 else None
     if isinstance(value, (int, np.integer)):
         # True and False are 1 and 0 in every file format that has them.
         return int(value)
@@ -83,5 +85,7 @@ def _class_id(value: Any, ids: Mapping[str, int]) -> int | None:
     return None
 
 
-def _is_null(value: Any) -> bool:
-    return value is None or (isinstance(value, float) and value != value)
+def _shown(value: Any) -> str:
+    """Return a value as an error shows it: short, even if it is a whole text."""
+    null = value is None or (isinstance(value, float) and value != value)
+    return "null" if null else reprlib.repr(value)

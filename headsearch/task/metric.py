@@ -48,6 +48,8 @@ class Threshold:
 class Objective:
     """A metric and a loss over fixed labels.
 
+    An example with an output that is not finite is a wrong answer, and its loss is infinite.
+
     Attributes:
         metric: a name in `METRICS`.
         labels: (examples,) int64 class ids, or float64 values for regression.
@@ -62,15 +64,16 @@ class Objective:
         """Return each example's loss, (…, examples) float64, of outputs (…, examples, classes)."""
         outputs = outputs.astype(np.float64, copy=False)
         if self.classes == 1:
-            return np.asarray(np.square(outputs[..., 0] - self.labels))
-        with np.errstate(invalid="ignore"):
+            losses = np.square(outputs[..., 0] - self.labels)
+            return np.where(_finite(outputs), losses, np.inf)
+        with np.errstate(invalid="ignore"):  # inf - inf of outputs that count as broken below
             top = outputs.max(axis=-1)
             spread = np.log(np.exp(outputs - top[..., None]).sum(axis=-1))
             right = np.take_along_axis(
                 outputs, np.broadcast_to(self.labels[:, None], (*outputs.shape[:-1], 1)), axis=-1
             )[..., 0]
             losses = top + spread - right
-        return np.where(np.isnan(losses), np.inf, losses)
+        return np.where(_finite(outputs), losses, np.inf)
 
     def slopes(self, outputs: np.ndarray) -> np.ndarray:
         """Return d loss / d outputs of each example, (examples, classes) float64."""
@@ -111,17 +114,23 @@ class Objective:
         correct = baseline.correct - allowed
         return Threshold(correct / len(self.labels), correct)
 
+    def _predicted(self, outputs: np.ndarray) -> np.ndarray:
+        """Return class ids, (…, examples); of a broken example one that is not the right one."""
+        wrong = (self.labels + 1) % self.classes
+        return np.where(_finite(outputs), outputs.argmax(axis=-1), wrong)
+
     def _right(self, outputs: np.ndarray) -> np.ndarray:
-        finite = np.isfinite(outputs).all(axis=-1)
-        return np.asarray((outputs.argmax(axis=-1) == self.labels) & finite)
+        return np.asarray(self._predicted(outputs) == self.labels)
 
     def _metric(self, outputs: np.ndarray) -> float:
         if self.classes == 1:
             return _correlation(self.metric, outputs[:, 0].astype(np.float64), self.labels)
         from sklearn import metrics  # takes a second to import
 
-        predicted = outputs.argmax(axis=1)
+        predicted = self._predicted(outputs)
         if self.metric == "matthews":
+            if np.ptp(self.labels) == 0:  # 0 by definition; scikit-learn would warn
+                return 0.0
             return float(metrics.matthews_corrcoef(self.labels, predicted))
         average = "binary" if self.classes == 2 else "macro"
         return float(metrics.f1_score(self.labels, predicted, average=average, zero_division=0))
@@ -146,11 +155,16 @@ def make_objective(metric: str, labels: np.ndarray, classes: int) -> Objective:
 
 
 def _correlation(name: str, values: np.ndarray, labels: np.ndarray) -> float:
-    """Undefined correlations (constant or non-finite predictions) count as -1, the least value."""
-    if not np.isfinite(values).all() or np.ptp(values) == 0:
+    """Undefined correlations (of constants or non-finite values) count as -1, the least value."""
+    if not np.isfinite(values).all() or np.ptp(values) == 0 or np.ptp(labels) == 0:
         return -1.0
     from scipy import stats
 
     function = stats.pearsonr if name == "pearson" else stats.spearmanr
     found = float(function(values, labels).statistic)
     return found if math.isfinite(found) else -1.0
+
+
+def _finite(outputs: np.ndarray) -> np.ndarray:
+    """Whether all outputs of an example are finite, (…, examples)."""
+    return np.asarray(np.isfinite(outputs).all(axis=-1))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from headsearch.errors import DataError, InputError
-from headsearch.task.batches import BatchedData, Span, tokenise
+from headsearch.task.batches import Batch, BatchedData, Span, tokenise
 from headsearch.task.data import Examples
 from tests.words import texts_and_labels, tiny_tokenizer
 
@@ -55,6 +55,15 @@ def test_pairs_are_tokenised_together() -> None:
     assert data.batches[0].arrays["token_type_ids"].tolist() == [[0, 0, 0, 0, 1, 1]]
 
 
+def test_padding_is_on_the_right_and_masked_whatever_the_tokenizer_would_do() -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.padding_side, tokenizer.model_input_names = "left", ["input_ids"]
+    data = tokenise(Examples(["good1 good2", ""], None, np.array([0, 1])), tokenizer)
+    arrays = data.batches[0].arrays
+    assert arrays["input_ids"].tolist() == [[2, 3, 0, 0], [2, 6, 7, 3]]
+    assert arrays["attention_mask"].tolist() == [[1, 1, 0, 0], [1, 1, 1, 1]]
+
+
 def test_batches_are_bounded_by_tokens_too() -> None:
     data = tokenise(examples(), tiny_tokenizer(), batch_tokens=40)
     assert all(batch.examples * batch.tokens <= 40 for batch in data.batches)
@@ -80,6 +89,19 @@ def test_lengths_out_of_range() -> None:
 def test_a_tokenizer_that_knows_nothing_is_refused() -> None:
     with pytest.raises(DataError, match="100% of the tokens are unknown"):
         tokenise(examples(), tiny_tokenizer(words=["x"]))
+
+
+@pytest.mark.parametrize(("unknown", "refused"), [(20, False), (21, True)])
+def test_at_most_a_fifth_of_the_words_may_be_unknown(unknown: int, refused: bool) -> None:
+    words = ["strange"] * unknown + ["good1"] * (100 - unknown)
+    # Ten words in each text, so that the special tokens, half as many, would hide some if counted.
+    texts = [" ".join(words[i : i + 10]) for i in range(0, 100, 10)]
+    source = Examples(texts, None, np.arange(10) % 2)
+    if refused:
+        with pytest.raises(DataError, match="21% of the tokens are unknown"):
+            tokenise(source, tiny_tokenizer())
+    else:
+        assert tokenise(source, tiny_tokenizer()).examples == 10
 
 
 def test_a_tokenizer_without_padding_is_refused() -> None:
@@ -114,6 +136,7 @@ def test_shards_are_whole_batches_and_the_largest_is_as_small_as_can_be(loads: l
             for cut in cuts
         )
         assert found == best
+        assert spans == data.shards(count)
     for count in (0, len(loads) + 1):
         with pytest.raises(InputError, match=f"between 1 and {len(loads)}, .* but got {count}"):
             data.shards(count)
@@ -139,3 +162,7 @@ def test_fingerprint_changes_with_everything_that_matters() -> None:
     ]
     prints = {first.fingerprint(), *(other.fingerprint() for other in others)}
     assert len(prints) == 5
+    reordered = BatchedData(first.batches, first.labels, first.order[::-1])
+    assert reordered.fingerprint() not in prints
+    renamed = [Batch({**first.batches[0].arrays, "more": np.zeros(1)}), *first.batches[1:]]
+    assert BatchedData(tuple(renamed), first.labels, first.order).fingerprint() not in prints

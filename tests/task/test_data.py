@@ -32,7 +32,9 @@ def from_rows(rows: Any, **options: Any):
     return examples_from_rows(rows, **{"id2label": NAMES, "classes": 3, **options})
 
 
-@pytest.fixture(params=["csv", "csv.gz", "tsv", "json", "jsonl", "parquet", "folder", "splits"])
+@pytest.fixture(
+    params=["csv", "csv.gz", "csv.bz2", "tsv", "json", "jsonl", "parquet", "folder", "splits"]
+)
 def source(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     kind, path = request.param, tmp_path / f"data.{request.param}"
     # An empty CSV field is a null; the other formats can tell "" from null.
@@ -60,13 +62,35 @@ def test_all_sources_give_the_same_examples(source: Path) -> None:
     assert found.labels.dtype == np.int64
 
 
-def test_local_files_leave_no_cache_behind(tmp_path: Path) -> None:
+def test_local_data_leave_nothing_in_the_users_cache_and_print_nothing(
+    source: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr(datasets.config, "DOWNLOADED_DATASETS_PATH", tmp_path / "cache")
+    capfd.readouterr()  # what writing the source printed
+    load(source)
+    assert not (tmp_path / "cache").exists()
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    "name", ["a*.csv", "a[1].csv", "a?.csv", "[b]/a.csv", ".hidden/50%, c.csv"]
+)
+def test_a_file_name_is_a_name_and_no_pattern(tmp_path: Path, name: str) -> None:
+    for path, text in [(tmp_path / "ab.csv", "other"), (tmp_path / name, "right")]:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"text,label\n{text},pos\n{text},neg\n")
+    assert load(tmp_path / name).texts == ["right", "right"]
+
+
+def test_the_type_of_a_csv_column_is_not_told_by_its_first_rows(tmp_path: Path) -> None:
     path = tmp_path / "data.csv"
-    pd.DataFrame({**ROWS, "text": list("abcde")}).to_csv(path, index=False)
-    cache = Path(datasets.config.HF_DATASETS_CACHE)
-    before = sorted(cache.iterdir()) if cache.is_dir() else []
-    load(path)
-    assert (sorted(cache.iterdir()) if cache.is_dir() else []) == before
+    values = [*range(11_000), 4.5]
+    path.write_text("text,label\n" + "".join(f"a,{value}\n" for value in values))
+    assert load(path, classes=1).labels.tolist() == values
 
 
 @pytest.mark.parametrize(
@@ -75,11 +99,14 @@ def test_local_files_leave_no_cache_behind(tmp_path: Path) -> None:
         ROWS,
         [dict(zip(ROWS, row, strict=True)) for row in zip(*ROWS.values(), strict=True)],
         datasets.Dataset.from_dict(ROWS),
+        datasets.Dataset.from_dict(ROWS).with_format("numpy"),
+        {name: np.array(values) for name, values in ROWS.items()},
     ],
 )
 def test_python_rows_of_every_kind(rows: Any) -> None:
     found = from_rows(rows)
     assert (found.texts, found.pairs, found.labels.tolist()) == (ROWS["text"], None, IDS)
+    assert {type(text) for text in found.texts} == {str}
 
 
 @pytest.mark.parametrize(
@@ -101,6 +128,19 @@ def test_class_label_features_go_by_name_where_the_model_knows_the_names() -> No
     assert from_rows(rows).labels.tolist() == [1, 2, 0]
     # Names that the model does not know: then ids are ids.
     assert from_rows(rows, id2label={0: "A", 1: "B", 2: "C"}).labels.tolist() == [0, 1, 2]
+    # GLUE's hidden test labels.
+    hidden = datasets.Dataset.from_dict({"text": ["a", "b"], "label": [0, -1]}, features=features)
+    with pytest.raises(DataError, match="but row 1 is -1"):
+        from_rows(hidden)
+
+
+def test_default_names_and_names_made_of_digits() -> None:
+    rows = {"text": ["a", "b"], "label": ["LABEL_1", "LABEL_0"]}
+    default = {0: "LABEL_0", 1: "LABEL_1"}
+    assert from_rows(rows, id2label=default, classes=2).labels.tolist() == [1, 0]
+    # A name wins over an id that is written alike.
+    stars = {"text": ["a", "b"], "label": ["1", "2"]}
+    assert from_rows(stars, id2label={0: "1", 1: "2"}, classes=2).labels.tolist() == [0, 1]
 
 
 def test_regression_labels_are_numbers() -> None:
@@ -130,7 +170,7 @@ def test_max_examples_takes_a_seeded_part_in_source_order() -> None:
         ([], "must have at least one example but are empty"),
         ({"text": ["a", "b"], "label": [1, 1]}, "must not all be the same but all 2 are 1"),
         ({"text": ["a", None], "label": [0, 1]}, "1 of 2 are not: row 1 is null"),
-        ({"text": ["a", 7], "label": [0, 1]}, "1 of 2 are not: row 1 is a int"),
+        ({"text": ["a", 7], "label": [0, 1]}, "1 of 2 are not: row 1 is of type int"),
         (
             {"text": ["a", "b"], "label": [0, "great"]},
             "labels of the model, neg (0), pos (1), mixed (2), but row 1 is 'great'",
@@ -139,6 +179,10 @@ def test_max_examples_takes_a_seeded_part_in_source_order() -> None:
         ({"text": ["a", "b"], "label": [0, -1]}, "but row 1 is -1"),
         ({"text": ["a", "b"], "label": [0, 0.5]}, "but row 1 is 0.5"),
         ({"text": ["a", "b"], "label": [0, None]}, "but row 1 is null"),
+        ({"text": ["a", "b"], "label": [0, float("inf")]}, "but row 1 is inf"),
+        ({"text": ["a", "b"], "label": np.array([0, 3])}, "but row 1 is 3"),
+        ({"text": ["a", "b"], "label": [0, "9" * 5000]}, "but row 1 is '999999999999..."),
+        ({"text": ["a", "b"], "label": [0]}, "must have the same length"),
         (7, "must be rows or columns but got int"),
         ([1, 2], "each row of the data must be a mapping"),
     ],
@@ -150,10 +194,15 @@ def test_bad_rows_are_one_clear_line(rows: Any, message: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("value", [None, "warm", float("nan"), float("inf")])
+@pytest.mark.parametrize("value", [None, "warm", float("nan"), float("inf"), 10**400, True])
 def test_bad_regression_labels(value: Any) -> None:
     with pytest.raises(DataError, match="must hold finite numbers"):
         from_rows({"text": ["a", "b"], "label": [0.5, value]}, classes=1)
+
+
+def test_regression_labels_that_are_all_the_same() -> None:
+    with pytest.raises(DataError, match=r"must not all be the same but all 2 are 0\.5"):
+        from_rows({"text": ["a", "b"], "label": [0.5, 0.5]}, classes=1)
 
 
 def test_nulls_in_the_pair_column() -> None:
@@ -178,16 +227,21 @@ def test_an_empty_csv_field_is_a_null(tmp_path: Path) -> None:
         ("data.xlsx", "x", "must end in one of .csv, .tsv, .json, .jsonl, .parquet"),
     ],
 )
-def test_bad_files(tmp_path: Path, name: str, content: str, message: str) -> None:
+def test_bad_files(
+    tmp_path: Path, name: str, content: str, message: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / name
     path.write_text(content)
     with pytest.raises(DataError) as caught:
         load(path)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+    assert capfd.readouterr() == ("", "")  # `datasets` logs such errors unless told not to
 
 
-@pytest.mark.parametrize("name", ["missing.csv", "./missing", "/no/such/file.parquet"])
+@pytest.mark.parametrize(
+    "name", ["missing.csv", "missing.jsonl.gz", "./missing", "/no/such/file.parquet", "csv"]
+)
 def test_missing_files(name: str) -> None:
     with pytest.raises(DataError, match="data file not found"):
         load(name)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -52,7 +55,10 @@ def test_regression_metrics_equal_scipys(name: str, function) -> None:
 def test_an_undefined_correlation_is_the_worst(name: str) -> None:
     objective = make_objective(name, np.arange(5.0), 1)
     assert objective.score(np.ones((5, 1), np.float32)).metric == -1.0
-    assert objective.score(np.full((5, 1), np.nan, np.float32)).metric == -1.0
+    broken = objective.score(np.array([[0], [1], [2], [3], [np.nan]], np.float32))
+    assert (broken.metric, broken.loss) == (-1.0, np.inf)
+    constant = make_objective(name, np.ones(5), 1)
+    assert constant.score(np.arange(5, dtype=np.float32)[:, None]).metric == -1.0
 
 
 def test_loss_and_slopes_equal_torchs() -> None:
@@ -87,6 +93,28 @@ def test_huge_logits_do_not_overflow_and_broken_ones_are_wrong() -> None:
     assert score.correct == 2
     assert score.loss == np.inf
     assert np.isfinite(objective.losses(outputs)[:2]).all()
+
+
+@pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("name", ["accuracy", "f1", "matthews"])
+def test_a_broken_example_counts_as_a_wrong_answer(name: str, broken: float) -> None:
+    labels = np.array([0, 0, 1, 1])
+    objective = make_objective(name, labels, 2)
+    wrong = np.array([[1, 0], [1, 0], [0, 1], [1, 0]], np.float32)  # the last one
+    # Taken as numbers, some of these would name the right class.
+    for row in ([broken, 1], [0, broken], [broken, broken]):
+        outputs = np.array([*wrong[:3].tolist(), row], np.float32)
+        score = objective.score(outputs)
+        assert score.metric == objective.score(wrong).metric
+        assert score.loss == np.inf
+        assert objective.metrics(outputs[None]).tolist() == [score.metric]
+
+
+@pytest.mark.parametrize("name", ["f1", "matthews"])
+def test_metrics_that_are_not_defined_are_zero(name: str) -> None:
+    outputs = np.array([[1, 0], [1, 0]], np.float32)
+    for labels in ([0, 0], [1, 1], [0, 1]):
+        assert make_objective(name, np.array(labels), 2).score(outputs).metric == 0.0
 
 
 def test_ties_go_to_the_smaller_class() -> None:
@@ -131,6 +159,17 @@ def test_budget_out_of_range(max_drop: float) -> None:
         objective.threshold(Score(1.0, 0.0, 2), max_drop)
 
 
+def test_budgets_are_exact_wherever_floats_are_not() -> None:
+    # Of 100 examples k may be lost for a budget written k/100; in binary, floor(b * 100) is less
+    # for some.
+    objective = make_objective("accuracy", np.zeros(100, np.int64), 2)
+    lost = [
+        100 - (objective.threshold(Score(1.0, 0.0, 100), k / 100).correct or 0) for k in range(100)
+    ]
+    assert lost == list(range(100))
+    assert any(int(k / 100 * 100) != k for k in range(100))
+
+
 @pytest.mark.parametrize(
     ("name", "classes", "choices"),
     [
@@ -143,3 +182,12 @@ def test_metrics_that_do_not_fit(name: str, classes: int, choices: str) -> None:
     with pytest.raises(InputError) as caught:
         make_objective(name, np.array([0, 1]), classes)
     assert choices in str(caught.value)
+
+
+def test_the_metric_module_needs_numpy_only() -> None:
+    code = (
+        "import sys, headsearch.task.metric; "
+        "print(sorted({'torch', 'ray', 'datasets', 'sklearn', 'scipy', 'pandas'} & {*sys.modules}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
