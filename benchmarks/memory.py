@@ -1,10 +1,10 @@
 """Peak memory of the inline engine beyond the model and its data.
 
-    python benchmarks/memory.py ASSETS [OUT.json]     (about three minutes on one core; ours: results/memory.json)
+    python benchmarks/memory.py ASSETS [OUT.json]     (about three minutes on one core)
 
-ASSETS is what `train_minilm.py` made. Fills the parent cache over all 1,746 examples, then does the
-two kinds of work on the widest batches, where activations are largest: all single removals of the
-full model, and gradients.
+ASSETS is what `train_minilm.py` made; our figures are in results/. Fills the parent cache over all
+1,746 examples, then does the two kinds of work on the widest batches, where activations are
+largest: all single removals of the full model, and gradients.
 """
 
 from __future__ import annotations
