@@ -7,5 +7,7 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+# Two OpenMP threads wait for each other wherever another process wants the same cores.
+os.environ["OMP_NUM_THREADS"] = "1"
 # Ray warns of a future default unless it is chosen.
 os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
