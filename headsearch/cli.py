@@ -165,12 +165,15 @@ def _search(folder: Path, quiet: bool, as_json: bool, call: Callable[[Any], Any]
     from headsearch.report.console import Progress
     from headsearch.report.summary import result_lines
 
-    with Progress(Console(stderr=True), quiet) as progress:
-        try:
+    try:
+        with Progress(Console(stderr=True), quiet) as progress:
             outcome = call(progress)
-        except KeyboardInterrupt:
-            progress.say(f"interrupted; go on with: headsearch resume {folder}")
-            sys.exit(INTERRUPTED)
+    except KeyboardInterrupt:
+        # Not through the console: it may be what was interrupted, half way through a line.
+        begun = (folder / "config.json").exists()
+        text = f"go on with: headsearch resume {folder}" if begun else "nothing was written"
+        click.echo(f"headsearch: interrupted; {text}", err=True)
+        sys.exit(INTERRUPTED)
     if as_json:
         click.echo(json.dumps(outcome.result, indent=1))
     elif not quiet:

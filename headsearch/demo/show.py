@@ -22,7 +22,7 @@ from headsearch.run.config import RunConfig
 WORKERS = 2
 SEARCH_EXAMPLES = 400
 HELD_OUT_EXAMPLES = 1900
-MAX_EVALUATIONS = 200
+MAX_EVALUATIONS = 140
 
 
 def show(out: Path, console: Console) -> None:
@@ -38,7 +38,12 @@ def show(out: Path, console: Console) -> None:
     began = time.monotonic()
 
     def say(text: str) -> None:
-        console.print(f"[{time.monotonic() - began:4.0f} s] {text}", markup=False, highlight=False)
+        console.print(
+            f"[{time.monotonic() - began:4.0f} s] {text}",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
 
     cache = fetch.cache_folder()
     say(f"model and data: {fetch.MINILM.package}, {fetch.REVIEWS.package} (kept in {cache})")
@@ -86,7 +91,12 @@ def show(out: Path, console: Console) -> None:
     if not scores["search split"]["verified"]:
         console.print("NOT verified: the pruned model is below the threshold.")
     console.print("\nHeads that are left:")
-    console.print(head_picture(*HeadMap.from_mask(outcome.mask)), markup=False, highlight=False)
+    console.print(
+        head_picture(*HeadMap.from_mask(outcome.mask)),
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
     console.print(
         f"\nThe run is in {out}; {time.monotonic() - began:.0f} s in all.", highlight=False
     )
