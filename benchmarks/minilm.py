@@ -69,7 +69,7 @@ def michel(config: RunConfig, memo: Path) -> dict[str, Any]:
         effects = -oracle.gradients(state)[:, :, heads].transpose(2, 0, 1)
         gradient_passes += 1
         node = Node(state, outputs, objective.score(outputs), True)
-        view = View(problem, threshold, node, heads, np.ascontiguousarray(effects), False)
+        view = View(problem, threshold, node, heads, np.ascontiguousarray(effects))
         step = Michel().path(view).heads[:REMEASURE]
         rungs = [state | HeadSet.of(step[: k + 1]) for k in range(len(step))]
         for rung, found in zip(rungs, oracle.outputs(state, rungs), strict=True):

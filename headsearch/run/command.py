@@ -12,12 +12,10 @@ from typing import Any
 from headsearch.errors import InputError, RunFolderError
 from headsearch.heads import HeadMap, HeadSet
 from headsearch.memo.sqlite import SqliteStore
-from headsearch.model.checkpoint import load_model
-from headsearch.model.families import head_map
 from headsearch.run import engines
 from headsearch.run.config import RunConfig
 from headsearch.run.folder import MASK, PROGRESS, RESULT, RunFolder, check_free
-from headsearch.run.prepare import Task, load_data, load_task, make_task
+from headsearch.run.prepare import Task, load_task
 from headsearch.run.session import Outcome, Watcher, run_search
 from headsearch.run.verify import plain_score
 
@@ -163,9 +161,8 @@ def verify(target: Path, data: str | None = None) -> dict[str, Any]:
     if data is None:
         raise InputError(f"{target} is not a run folder; a model needs --data to be verified on")
     config = RunConfig(model=str(target), data=data)
-    model, tokenizer = load_model(config.model)
-    task = make_task(model, tokenizer, load_data(config, model), config)
-    score = plain_score(model, task.data, task.objective, HeadSet())
+    task = load_task(config)
+    score = plain_score(task.model, task.data, task.objective, HeadSet())
     return {
         "metric": config.metric,
         "examples": task.data.examples,
@@ -175,11 +172,10 @@ def verify(target: Path, data: str | None = None) -> dict[str, Any]:
 
 
 def _verify_mask(config: RunConfig, mask: dict[str, Any]) -> dict[str, Any]:
-    model, tokenizer = load_model(config.model)
-    removed = head_map(model).from_mask_for(mask)
-    task = make_task(model, tokenizer, load_data(config, model), config)
+    task = load_task(config)
+    removed = task.shape.from_mask_for(mask)
     before, after = (
-        plain_score(model, task.data, task.objective, heads) for heads in (HeadSet(), removed)
+        plain_score(task.model, task.data, task.objective, heads) for heads in (HeadSet(), removed)
     )
     threshold = task.objective.threshold(before, config.max_drop)
     return {

@@ -206,7 +206,7 @@ class _Search:
         singles = [self.known[node.heads.add(j)] for j in heads]
         effects = np.stack([single.outputs - node.outputs for single in singles]) if heads else None
         if effects is not None:
-            view = self._view(node, heads, effects, exact=True)
+            view = self._view(node, heads, effects)
             paths = [guide.path(view) for guide in self.settings.guides]
             for path in paths:
                 found += self._climb(node, path.heads, path.reach or 0)
@@ -261,7 +261,7 @@ class _Search:
         root_reach = 0
         while node.weight < self.problem.shape.total:
             heads = [j for j in range(self.problem.shape.total) if j not in node.heads]
-            view = self._view(node, heads, self._gradient_effects(node, heads), exact=False)
+            view = self._view(node, heads, self._gradient_effects(node, heads))
             path = rollout.guide.path(view)
             h = self._promise(node, [path.reach])
             if node is self.baseline:
@@ -285,8 +285,8 @@ class _Search:
 
     # Shared parts
 
-    def _view(self, node: Node, heads: list[int], effects: np.ndarray, exact: bool) -> View:
-        return View(self.problem, self.threshold, node, np.array(heads), effects, exact)
+    def _view(self, node: Node, heads: list[int], effects: np.ndarray) -> View:
+        return View(self.problem, self.threshold, node, np.array(heads), effects)
 
     def _score(self, parent: Node, states: Sequence[HeadSet]) -> list[Node]:
         """Have states scored and return those that are new, in order; ends the search on budget."""

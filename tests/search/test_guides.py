@@ -26,7 +26,7 @@ def view(drop: int = 3) -> View:
     assert score.correct is not None
     threshold = Threshold((score.correct - drop) / 50, score.correct - drop)
     node = Node(HeadSet.of([1, 5]), OUTPUTS, score, True)
-    return View(Problem(SHAPE, OBJECTIVE, 0.1), threshold, node, HEADS, EFFECTS, True)
+    return View(Problem(SHAPE, OBJECTIVE, 0.1), threshold, node, HEADS, EFFECTS)
 
 
 def correct(outputs: np.ndarray) -> int:

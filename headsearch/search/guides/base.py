@@ -22,8 +22,7 @@ class View:
         node: the state.
         heads: the heads still there, (remaining,) ascending indices.
         effects: outputs(S + {j}) - outputs(S) for each of them, (remaining, examples, classes)
-            float32; measured where `exact`, else minus the gradient by the gate.
-        exact: whether the effects were measured.
+            float32; measured, or minus the gradient by the gate.
     """
 
     problem: Problem
@@ -31,7 +30,6 @@ class View:
     node: Node
     heads: np.ndarray
     effects: np.ndarray
-    exact: bool
 
     @cached_property
     def loss_gradients(self) -> np.ndarray:
