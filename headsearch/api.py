@@ -12,7 +12,6 @@ from torch import nn
 
 from headsearch.heads import HeadSet
 from headsearch.memo.memory import MemoryStore
-from headsearch.memo.sqlite import SqliteStore
 from headsearch.memo.store import MemoStore
 from headsearch.model.checkpoint import load_pruned, save_pruned
 from headsearch.model.families import head_map
@@ -128,16 +127,18 @@ def search(
     )
     task = make_task(model, tokenizer, examples, config)
     choice = engines.choose(config, task)
-    store: MemoStore = MemoryStore() if memo is None else SqliteStore(Path(memo), task.fingerprint)
+    workers = engines.start(choice, config, task)
     try:
-        executor = engines.start(choice, config, task)
+        store: MemoStore = MemoryStore()
+        if memo is not None:
+            store = engines.open_memo(choice, Path(memo), task.fingerprint)
         try:
             with Progress(Console(stderr=True), quiet=not progress) as watcher:
-                outcome = run_search(task, config, executor, store, watcher=watcher)
+                outcome = run_search(task, config, workers, store, watcher=watcher)
         finally:
-            executor.close()
+            store.close()
     finally:
-        store.close()
+        workers.close()
     result = outcome.result
     return SearchResult(
         best=OperatingPoint.from_json(result["best"]),

@@ -3,61 +3,67 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping, Sequence
+from time import monotonic, perf_counter
 from typing import Any
 
-import numpy as np
 import torch
 
-from headsearch.engine.executor import Job, Plan, describe
-from headsearch.errors import EngineError
-from headsearch.model.bundle import ModelBundle, rebuild
-from headsearch.scoring.evaluator import Evaluator
+from headsearch.engine.executor import Done, Event, Failed, Job, Plan, Up, describe
+from headsearch.engine.worker import make_evaluator, run_job
+from headsearch.model.bundle import ModelBundle
 from headsearch.task.batches import BatchedData
 
 
-class InlineExecutor:
-    """Computes each job when its result is asked for, first come, first served."""
+class InlineWorkers:
+    """Computes each call when its result is asked for."""
 
     name = "inline"
+    depth = 1
 
     def __init__(self, bundle: ModelBundle, data: BatchedData, plan: Plan) -> None:
         self.plan = plan
         self._threads = torch.get_num_threads()  # put back on close
         if plan.threads is not None:
             torch.set_num_threads(plan.threads)
-        self._evaluator = make_evaluator(bundle, data, plan)
-        self._jobs: deque[Job] = deque()
+        self._evaluator = make_evaluator(
+            bundle, data, dtype=plan.dtype, gpus=plan.gpus, cache_bytes=plan.cache_bytes
+        )
+        self._calls: deque[tuple[int, Sequence[Job]]] = deque()
+        self._is_up = False
 
-    def submit(self, job: Job) -> None:
-        """See `Executor.submit`."""
-        self._jobs.append(job)
+    def send(self, slot: int, call: int, jobs: Sequence[Job]) -> None:
+        """See `Workers.send`."""
+        self._calls.append((call, jobs))
 
-    def collect(self) -> list[tuple[Job, np.ndarray]]:
-        """See `Executor.collect`."""
-        if not self._jobs:
+    def poll(self, timeout: float) -> list[Event]:
+        """See `Workers.poll`."""
+        if not self._is_up:
+            self._is_up = True
+            return [Up(0)]
+        if not self._calls:
             return []
-        job = self._jobs.popleft()
-        try:
-            return [(job, self._evaluator.run(job.item, job.span))]
-        except Exception as error:
-            raise EngineError(f"{job} failed: {type(error).__name__}: {error}") from error
+        call, jobs = self._calls.popleft()
+        started, arrays = perf_counter(), []
+        for place, job in enumerate(jobs):
+            try:
+                arrays.append(run_job(self._evaluator, job.item, job.piece.span, job.speculative))
+            except Exception as error:
+                return [Failed(call, place, f"{type(error).__name__}: {error}")]
+        return [Done(call, arrays, perf_counter() - started)]
+
+    def now(self) -> float:
+        """See `Workers.now`."""
+        return monotonic()
+
+    def show(self, figures: Mapping[str, float]) -> None:
+        """See `Workers.show`."""
 
     def describe(self) -> dict[str, Any]:
-        """See `Executor.describe`."""
+        """See `Workers.describe`."""
         return describe(self)
 
     def close(self) -> None:
-        """See `Executor.close`."""
-        self._jobs.clear()
+        """See `Workers.close`."""
+        self._calls.clear()
         torch.set_num_threads(self._threads)
-
-
-def make_evaluator(bundle: ModelBundle, data: BatchedData, plan: Plan) -> Evaluator:
-    """Make the evaluator that a worker of this plan runs."""
-    return Evaluator(
-        rebuild(bundle),
-        data.batches,
-        dtype=plan.dtype,
-        device="cuda" if plan.gpus else "cpu",
-        cache_bytes=plan.cache_bytes,
-    )

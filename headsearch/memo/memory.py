@@ -22,14 +22,18 @@ class MemoryStore:
                 found[state] = [spans[span] for span in sorted(spans)]
         return found
 
-    def add(self, records: Sequence[Record]) -> list[Record]:
+    def spans(self, kind: str, states: Sequence[bytes]) -> dict[bytes, list[tuple[int, int]]]:
+        """See `MemoStore.spans`."""
+        return {
+            state: [(record.first, record.stop) for record in records]
+            for state, records in self.find(kind, states).items()
+        }
+
+    def add(self, records: Sequence[Record]) -> None:
         """See `MemoStore.add`."""
-        return [
-            self._records.setdefault((record.kind, record.state), {}).setdefault(
-                (record.first, record.stop), record
-            )
-            for record in records
-        ]
+        for record in records:
+            spans = self._records.setdefault((record.kind, record.state), {})
+            spans.setdefault((record.first, record.stop), record)
 
     def count(self) -> int:
         """See `MemoStore.count`."""

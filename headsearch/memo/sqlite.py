@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from headsearch.errors import MemoError
 from headsearch.memo.store import Record
@@ -77,42 +78,51 @@ class SqliteStore:
     def find(self, kind: str, states: Sequence[bytes]) -> dict[bytes, list[Record]]:
         """See `MemoStore.find`."""
         found: dict[bytes, list[Record]] = {}
-        distinct = list(dict.fromkeys(states))
-        with self._errors("read"):
-            for start in range(0, len(distinct), CHUNK):
-                part = distinct[start : start + CHUNK]
-                rows = self._db.execute(
-                    "SELECT state, first, stop, value, checksum FROM scores WHERE fingerprint = ? "
-                    f"AND kind = ? AND state IN ({','.join('?' * len(part))}) "
-                    "ORDER BY first, stop",
-                    (self._fingerprint, kind, *part),
-                ).fetchall()  # a cursor left half read would hold the file open after an error
-                for state, first, stop, value, checksum in rows:
-                    record = Record(state, kind, first, stop, value)
-                    found.setdefault(state, []).append(self._checked(record, checksum))
+        for state, first, stop, value, checksum in self._select("value, checksum", kind, states):
+            record = Record(state, kind, first, stop, value)
+            found.setdefault(state, []).append(self._checked(record, checksum))
         return found
 
-    def add(self, records: Sequence[Record]) -> list[Record]:
+    def spans(self, kind: str, states: Sequence[bytes]) -> dict[bytes, list[tuple[int, int]]]:
+        """See `MemoStore.spans`."""
+        found: dict[bytes, list[tuple[int, int]]] = {}
+        for state, first, stop, _ in self._select("NULL", kind, states):
+            found.setdefault(state, []).append((first, stop))
+        return found
+
+    def add(self, records: Sequence[Record]) -> None:
         """See `MemoStore.add`."""
-        standing = []
+        rows = [
+            (
+                self._fingerprint,
+                record.kind,
+                record.state,
+                record.first,
+                record.stop,
+                record.value,
+                self._checksum(record),
+            )
+            for record in records
+        ]
         with self._errors("write to"), self._transaction():
-            for record in records:
-                key = (self._fingerprint, record.kind, record.state, record.first, record.stop)
-                added = self._db.execute(
-                    "INSERT INTO scores VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-                    (*key, record.value, self._checksum(record)),
-                ).rowcount
-                if added:
-                    standing.append(record)
-                    continue
-                value, checksum = self._db.execute(
-                    "SELECT value, checksum FROM scores WHERE fingerprint = ? AND kind = ? "
-                    "AND state = ? AND first = ? AND stop = ?",
-                    key,
-                ).fetchone()
-                earlier = Record(record.state, record.kind, record.first, record.stop, value)
-                standing.append(self._checked(earlier, checksum))
-        return standing
+            self._db.executemany(
+                "INSERT INTO scores VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING", rows
+            )
+
+    def _select(self, columns: str, kind: str, states: Sequence[bytes]) -> Iterator[Any]:
+        """Yield (state, first, stop, *columns), each state's sorted by (first, stop)."""
+        distinct = list(dict.fromkeys(states))
+        for start in range(0, len(distinct), CHUNK):
+            part = distinct[start : start + CHUNK]
+            marks = ",".join("?" * len(part))
+            with self._errors("read"):
+                # All at once: a cursor left half read would hold the file open after an error.
+                rows = self._db.execute(
+                    f"SELECT state, first, stop, {columns} FROM scores WHERE fingerprint = ? "
+                    f"AND kind = ? AND state IN ({marks}) ORDER BY first, stop",
+                    (self._fingerprint, kind, *part),
+                ).fetchall()
+            yield from rows
 
     def count(self) -> int:
         """See `MemoStore.count`."""

@@ -32,11 +32,14 @@ class MemoStore(Protocol):
         """Return each state's records, sorted by (first, stop); states with none are absent."""
         ...
 
-    def add(self, records: Sequence[Record]) -> list[Record]:
-        """Store all records in one transaction, or none, and return those that now stand.
+    def spans(self, kind: str, states: Sequence[bytes]) -> dict[bytes, list[tuple[int, int]]]:
+        """Return (first, stop) of each state's records, sorted, without reading their values."""
+        ...
 
-        Where one with the same kind, state and span is there already, the first stays: two
-        processes that computed the same then go on with the same bytes.
+    def add(self, records: Sequence[Record]) -> None:
+        """Store all records in one transaction, or none.
+
+        Where one with the same kind, state and span is there already, the first stays.
         """
         ...
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
@@ -29,7 +30,7 @@ class Progress:
         self._last_line = 0.0
         self._best: list[Any] = [0, None, None]
         self._step: dict[str, Any] = {}
-        self._computed, self._reused = 0.0, 0
+        self._computed, self._workers = 0.0, 1
 
     def __enter__(self) -> Progress:
         if self._console.is_terminal and not self._quiet:
@@ -55,9 +56,9 @@ class Progress:
         self._best, self._step = step["best"], step
         self._plain(better)
 
-    def on_counts(self, computed: float, reused: int) -> None:
+    def on_counts(self, computed: float, reused: float, figures: Mapping[str, float]) -> None:
         """See `run.session.Watcher`."""
-        self._computed, self._reused = computed, reused
+        self._computed, self._workers = computed, round(figures.get("workers", 1))
         self._plain(False)
 
     def _plain(self, better: bool) -> None:
@@ -73,10 +74,12 @@ class Progress:
         rate = self._computed / elapsed if elapsed > 0 else 0.0
         heads, metric, _ = self._best
         shown = "-" if metric is None else f"{metric:.4f}"
+        crew = f" by {self._workers} workers" if self._workers > 1 else ""
         return Text(
             f"{heads} heads removed, metric {shown} | "
-            f"{self._step.get('evaluations', 0)} evaluations, "
-            f"{rate:.2f}/s | {self._step.get('kind', 'starting')} at {self._step.get('g', 0)} | "
+            f"{self._step.get('evaluations', 0):g} evaluations, "
+            f"{rate:.2f}/s{crew} | "
+            f"{self._step.get('kind', 'starting')} at {self._step.get('g', 0)} | "
             f"{elapsed:.0f} s",
             overflow="ellipsis",
             no_wrap=True,

@@ -21,7 +21,7 @@ def result_lines(result: dict[str, Any], mask: dict[str, Any]) -> list[str]:
         "Verified by the plain transformers forward in float32."
         if verified
         else "NOT verified: no pruned state met the threshold on the plain transformers forward.",
-        f"{result['evaluations']} evaluations, {result['gradient_passes']} gradient passes, "
+        f"{result['evaluations']:g} evaluations, {result['gradient_passes']} gradient passes, "
         f"{result['expansions']} expansions, {result['wall_seconds']:.0f} s; "
         f"stopped: {result['stopped']}.",
         "This is the most that any set of heads allows: all were scored."

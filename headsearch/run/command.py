@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from headsearch.errors import InputError, RunFolderError
+from headsearch.errors import HeadsearchError, InputError, RunFolderError
 from headsearch.heads import HeadMap, HeadSet
-from headsearch.memo.sqlite import SqliteStore
 from headsearch.run import engines
 from headsearch.run.config import RunConfig
-from headsearch.run.folder import MASK, PROGRESS, RESULT, RunFolder, check_free
+from headsearch.run.folder import MASK, PROGRESS, RESULT, TRANSCRIPT, RunFolder, check_free
 from headsearch.run.prepare import Task, load_task
 from headsearch.run.session import Outcome, Watcher, run_search
 from headsearch.run.verify import plain_score
@@ -40,8 +40,13 @@ def start(config: RunConfig, out: Path, watcher: Watcher, memo: Path | None = No
         raise InputError(f"the folder of the memo must exist: {memo.parent}")
     task = load_task(config)
     choice = engines.choose(config, task)
-    folder = RunFolder.create(out, config, task.fingerprint)
-    return _search(task, config, choice, folder, watcher, memo)
+    folder = RunFolder.create(out, config, task.fingerprint, memo)
+    try:
+        return _search(task, config, choice, folder, watcher)
+    except HeadsearchError:
+        if not (out / TRANSCRIPT).exists():  # the search did not start
+            shutil.rmtree(out, ignore_errors=True)
+        raise
 
 
 def resume(folder: RunFolder, changes: dict[str, Any], watcher: Watcher) -> Outcome:
@@ -59,8 +64,8 @@ def resume(folder: RunFolder, changes: dict[str, Any], watcher: Watcher) -> Outc
             "start a new run"
         )
     choice = engines.choose(config, task)
-    folder.write_config(config, fingerprint)
-    return _search(task, config, choice, folder, watcher, None)
+    folder.write_config(config, fingerprint, folder.memo_elsewhere)
+    return _search(task, config, choice, folder, watcher)
 
 
 def _search(
@@ -69,17 +74,16 @@ def _search(
     choice: engines.Choice,
     folder: RunFolder,
     watcher: Watcher,
-    memo: Path | None,
 ) -> Outcome:
-    store = SqliteStore(memo or folder.memo, task.fingerprint)
+    workers = engines.start(choice, config, task)
     try:
-        executor = engines.start(choice, config, task)
+        store = engines.open_memo(choice, folder.memo, task.fingerprint)
         try:
             progress = _ProgressFile(folder, task.shape, watcher)
             try:
                 with folder.transcript() as transcript:
                     outcome = run_search(
-                        task, config, executor, store, watcher=progress, on_step=transcript.write
+                        task, config, workers, store, watcher=progress, on_step=transcript.write
                     )
                 folder.write_json(MASK, outcome.mask)
                 folder.write_json(RESULT, outcome.result)
@@ -87,10 +91,13 @@ def _search(
             except KeyboardInterrupt:
                 progress.write("interrupted")
                 raise
+            except HeadsearchError:
+                progress.write("failed")
+                raise
         finally:
-            executor.close()
+            store.close()
     finally:
-        store.close()
+        workers.close()
     return outcome
 
 
@@ -117,10 +124,11 @@ class _ProgressFile:
         self._watcher.on_step(step)
         self.write("running")
 
-    def on_counts(self, computed: float, reused: int) -> None:
+    def on_counts(self, computed: float, reused: float, figures: Mapping[str, float]) -> None:
         """See `Watcher`."""
-        self._values |= {"computed": round(computed, 3), "reused": reused}
-        self._watcher.on_counts(computed, reused)
+        self._values |= {"computed": round(computed, 3), "reused": round(reused, 3)}
+        self._values["engine"] = {name: round(value, 4) for name, value in figures.items()}
+        self._watcher.on_counts(computed, reused, figures)
         if time.monotonic() - self._written >= PROGRESS_INTERVAL:
             self.write("running")
 

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
-from headsearch.engine.executor import Executor, Plan
-from headsearch.engine.inline import InlineExecutor
+from headsearch.engine.executor import Plan, Workers
+from headsearch.engine.inline import InlineWorkers
 from headsearch.errors import InputError
+from headsearch.memo.sqlite import SqliteStore
+from headsearch.memo.store import MemoStore
 from headsearch.run.config import RunConfig
 from headsearch.run.prepare import Task
+from headsearch.task.shards import lay_out
+
+# Scores of one expansion that a worker should get at least: more workers than that are no use.
+SCORES_PER_WORKER = 32
+# A worker's memory beside model and cache: the process with torch, and activations of a batch.
+WORKER_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -25,30 +34,57 @@ class Choice:
 def choose(config: RunConfig, task: Task) -> Choice:
     """Choose engine, workers and shards; starts nothing on this machine.
 
-    `auto` takes as many workers as there are GPUs, or CPUs where there is no GPU, and the inline
-    engine where that is one.
+    As many workers as there are GPUs, or CPUs where there is no GPU, as far as memory goes; the
+    inline engine where that is one. A shard for every worker, so that each holds the parents'
+    layer inputs of its own part of the data only; replicas where workers outnumber batches.
 
     Raises:
-        InputError: more shards than batches, or GPUs where there are none.
+        InputError: more shards than batches, or GPUs where there are not so many.
         EngineError: the Ray cluster can't be reached.
     """
-    cpus, gpus = _machine() if config.ray_address is None else _cluster(config.ray_address)
+    if config.ray_address is None:
+        cpus, gpus, most_gpus = *_machine(), None
+    else:
+        from headsearch.engine.ray_cluster import capacity  # importing Ray takes seconds
+
+        found = capacity(config.ray_address)
+        cpus, gpus, most_gpus = found.cpus, found.gpus, found.most_gpus
+    gpus_at_most = max(gpus, most_gpus or 0)
     per_worker = config.gpus_per_worker
     if per_worker is None:
-        per_worker = 1.0 if gpus else 0.0
-    if per_worker > 0 and not gpus:
+        per_worker = 1.0 if gpus_at_most else 0.0
+    if per_worker > 0 and not gpus_at_most:
         raise InputError(f"`gpus_per_worker` is {per_worker:g} but there is no GPU")
+    if per_worker > gpus_at_most:
+        raise InputError(
+            f"`gpus_per_worker` is {per_worker:g} but there are {gpus_at_most} GPUs in all"
+        )
     threads = config.threads_per_worker
+    useful = max(1, len(task.data.batches) * task.shape.total // SCORES_PER_WORKER)
     workers = 1 if config.engine == "inline" else config.workers
     if workers is None:
-        workers = max(1, int(gpus / per_worker) if per_worker else cpus // (threads or 1))
+        room = int(gpus / per_worker) if per_worker else _cpu_workers(config, task, cpus)
+        workers = max(1, min(room, useful))
+    elif per_worker * workers > gpus_at_most:
+        raise InputError(
+            f"{workers} workers with {per_worker:g} GPUs each need {per_worker * workers:g} GPUs "
+            f"but there are {gpus_at_most}"
+        )
+    elif config.ray_address is not None and not per_worker and workers * (threads or 1) > cpus > 0:
+        raise InputError(
+            f"{workers} workers with {threads or 1} threads each need {workers * (threads or 1)} "
+            f"CPUs but the cluster has {cpus}"
+        )
     inline = config.engine == "inline" or (
         config.engine == "auto" and workers == 1 and config.ray_address is None
     )
-    shards = config.shards or (1 if inline else min(workers, len(task.data.batches)))
     plan = Plan(
         workers=workers,
-        shards=task.data.shards(shards),
+        # A cluster may grow, up to what was asked for or what the search can use.
+        most_workers=max(workers, config.workers or useful) if config.ray_address else workers,
+        layout=lay_out(
+            task.data, config.shards or (1 if inline else min(workers, len(task.data.batches)))
+        ),
         # Ray's workers share the machine: each gets a thread count of its own. The inline
         # engine has it to itself, and leaves torch's setting as it is.
         threads=threads if inline else threads or 1,
@@ -59,17 +95,40 @@ def choose(config: RunConfig, task: Task) -> Choice:
     return Choice(inline, plan)
 
 
-def start(choice: Choice, config: RunConfig, task: Task) -> Executor:
+def start(choice: Choice, config: RunConfig, task: Task) -> Workers:
     """Start the chosen engine.
 
     Raises:
         EngineError: Ray can't be started or reached.
     """
     if choice.inline:
-        return InlineExecutor(task.bundle, task.data, choice.plan)
-    from headsearch.engine.ray_engine import RayExecutor  # importing Ray takes seconds
+        return InlineWorkers(task.bundle, task.data, choice.plan)
+    from headsearch.engine.ray_workers import RayWorkers
 
-    return RayExecutor(task.bundle, task.data, choice.plan, config.ray_address)
+    return RayWorkers(task.bundle, task.data, choice.plan, config.ray_address)
+
+
+def open_memo(choice: Choice, path: Path, fingerprint: str) -> MemoStore:
+    """Open a run's memo; on Ray, which must have been started, through the cluster's memo actor.
+
+    Raises:
+        MemoError: the file can't be used, or not be seen from where the actor is.
+    """
+    if choice.inline:
+        return SqliteStore(path, fingerprint)
+    from headsearch.engine.ray_memo import RayMemo
+
+    return RayMemo(path, fingerprint)
+
+
+def _cpu_workers(config: RunConfig, task: Task, cpus: int) -> int:
+    """How many workers CPUs are enough for, and on this machine memory too."""
+    by_cpus = cpus // (config.threads_per_worker or 1)
+    if config.ray_address is not None:
+        return by_cpus
+    model = sum(array.nbytes for array in task.bundle.arrays.values())
+    each = model + (config.cache_mb << 20) + WORKER_BYTES
+    return min(by_cpus, max(1, _memory() // each))
 
 
 def _machine() -> tuple[int, int]:
@@ -78,7 +137,6 @@ def _machine() -> tuple[int, int]:
     return cpus or 1, torch.cuda.device_count()
 
 
-def _cluster(address: str) -> tuple[int, int]:
-    from headsearch.engine.ray_engine import cluster_size
-
-    return cluster_size(address)
+def _memory() -> int:
+    """Return this machine's memory in bytes."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -27,12 +27,26 @@ class RunFolder:
 
     @property
     def memo(self) -> Path:
-        """Where the scores are."""
-        return self.path / MEMO
+        """Where the scores are: in the folder, unless the run was told otherwise."""
+        return self.memo_elsewhere or self.path / MEMO
+
+    @property
+    def memo_elsewhere(self) -> Path | None:
+        """The memo that the run was told to share, if any."""
+        written = (self.read_json(CONFIG) or {}).get("memo")
+        return None if written is None else Path(written)
 
     @classmethod
-    def create(cls, path: Path, config: RunConfig, fingerprint: str) -> RunFolder:
+    def create(
+        cls, path: Path, config: RunConfig, fingerprint: str, memo: Path | None = None
+    ) -> RunFolder:
         """Make a new run folder with its `config.json`.
+
+        Args:
+            path: the folder.
+            config: what is asked.
+            fingerprint: of model and data.
+            memo: where the scores are, if not in the folder.
 
         Raises:
             RunFolderError: there is something at the path already.
@@ -42,7 +56,7 @@ class RunFolder:
         with writing(path):
             path.mkdir(parents=True)
         folder = cls(path)
-        folder.write_config(config, fingerprint)
+        folder.write_config(config, fingerprint, memo)
         return folder
 
     @classmethod
@@ -69,12 +83,13 @@ class RunFolder:
         written = self.read_json(CONFIG) or {}
         return RunConfig.from_json(written.get("asked", {})), str(written.get("fingerprint"))
 
-    def write_config(self, config: RunConfig, fingerprint: str) -> None:
-        """Write `config.json`."""
+    def write_config(self, config: RunConfig, fingerprint: str, memo: Path | None = None) -> None:
+        """Write `config.json`; see `create`."""
         asked = {
             "format": FORMAT,
             "headsearch": __version__,
             "fingerprint": fingerprint,
+            "memo": None if memo is None else str(memo.absolute()),
             "asked": config.to_json(),
         }
         self.write_json(CONFIG, asked)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import importlib.metadata
+import math
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from headsearch import __version__
 from headsearch.engine.dispatch import Counts, Dispatcher
-from headsearch.engine.executor import Executor
+from headsearch.engine.executor import Workers
 from headsearch.heads import HeadSet
 from headsearch.memo.store import MemoStore
 from headsearch.run.config import RunConfig
@@ -22,6 +23,8 @@ from headsearch.search.problem import Node, Problem
 from headsearch.task.metric import Score
 
 RESULT_FORMAT = 1
+# Seconds between two tellings of live figures.
+FIGURES_INTERVAL = 0.5
 # Ways for a search to end that were not its own choice.
 BUDGETS = ("evaluation budget spent", "expansion budget spent", "time limit reached")
 
@@ -33,8 +36,11 @@ class Watcher(Protocol):
         """A step was committed."""
         ...
 
-    def on_counts(self, computed: float, reused: int) -> None:
-        """Scores arrived: HeadSets computed so far, and HeadSets answered from the memo."""
+    def on_counts(self, computed: float, reused: float, figures: Mapping[str, float]) -> None:
+        """Scores arrived: HeadSets computed so far, HeadSets answered from the memo, and more.
+
+        The figures are those of `engine.ray_metrics.DESCRIPTIONS`, for every engine.
+        """
         ...
 
 
@@ -56,7 +62,7 @@ class Outcome:
 def run_search(
     task: Task,
     config: RunConfig,
-    executor: Executor,
+    workers: Workers,
     memo: MemoStore,
     *,
     watcher: Watcher,
@@ -68,7 +74,7 @@ def run_search(
     Args:
         task: model and data.
         config: what was asked.
-        executor: computes; left open.
+        workers: computes; left open.
         memo: scores that are known, and where new ones go; left open.
         watcher: told of progress.
         on_step: given each committed step, for the transcript.
@@ -76,12 +82,34 @@ def run_search(
     """
     started = time.monotonic()
 
-    def counted(counts: Counts) -> None:
-        watcher.on_counts(counts.computed, counts.reused)
+    live = {"best_heads_removed": 0.0, "evaluations": 0.0}
+    shown = -math.inf
 
-    dispatcher = Dispatcher(executor, memo, task.shape, counted)
+    def counted(counts: Counts) -> None:
+        nonlocal shown
+        now, scheduler = time.monotonic(), dispatcher.scheduler
+        if now - shown < FIGURES_INTERVAL:
+            return
+        shown = now
+        figures = {
+            **live,
+            "scores_per_second": counts.computed / max(now - started, 1e-9),
+            "queue_depth": scheduler.waiting,
+            "in_flight": scheduler.in_flight,
+            "workers": scheduler.live_workers,
+            "memo_hit_rate": counts.reused / max(counts.reused + counts.computed, 1e-9),
+            "speculation_use": counts.used / max(counts.speculative, 1e-9),
+        }
+        workers.show(figures)
+        watcher.on_counts(counts.computed, counts.reused, figures)
+
+    dispatcher = Dispatcher(workers, memo, task.shape, counted)
 
     def step(record: dict[str, Any]) -> None:
+        live.update(
+            best_heads_removed=record["best"][0],
+            evaluations=record["evaluations"],
+        )
         on_step(record)
         watcher.on_step(record)
 
@@ -97,8 +125,14 @@ def run_search(
         on_step=step,
         should_stop=should_stop,
     )
+    shown = -math.inf  # the last figures are shown whenever they come
     counted(dispatcher.counts)
-    report = _report(task, config, executor, found)
+    report = _report(task, config, workers, found)
+    report["engine"] |= {
+        "computed_ahead": round(dispatcher.counts.speculative, 3),
+        "computed_ahead_and_used": round(dispatcher.counts.used, 3),
+        "jobs_sent_twice": dispatcher.scheduler.sent_twice,
+    }
     report["wall_seconds"] = round(time.monotonic() - started, 1)
     best = task.shape.from_pairs(report["best"]["removed"])
     return Outcome(report, task.shape.to_mask(best), found.stopped in BUDGETS)
@@ -113,7 +147,7 @@ def settings_of(config: RunConfig) -> Settings:
     )
 
 
-def _report(task: Task, config: RunConfig, executor: Executor, found: Result) -> dict[str, Any]:
+def _report(task: Task, config: RunConfig, workers: Workers, found: Result) -> dict[str, Any]:
     def score(heads: HeadSet) -> Score:
         return plain_score(task.model, task.data, task.objective, heads)
 
@@ -150,7 +184,7 @@ def _report(task: Task, config: RunConfig, executor: Executor, found: Result) ->
         "expansions": found.expansions,
         "memo_hits": found.memo_hits,
         "gradient_passes": found.gradients,
-        "engine": executor.describe(),
+        "engine": workers.describe(),
         "environment": environment(),
     }
 

@@ -42,6 +42,7 @@ class ParentCache:
     def __init__(self, limit_bytes: int) -> None:
         self._limit = limit_bytes
         self._used = 0
+        self.keep_others = False  # whether parents may not be dropped for another's sake
         self._parents: OrderedDict[HeadSet, dict[int, Trace]] = OrderedDict()
 
     @property
@@ -61,11 +62,17 @@ class ParentCache:
         """Make room by dropping other parents; return whether `nbytes` more fit now."""
         while self._used + nbytes > self._limit:
             oldest = next((p for p in self._parents if p != parent), None)
-            if oldest is None:
+            if oldest is None or self.keep_others:
                 return False
             for trace in self._parents.pop(oldest).values():
                 self._used -= sum(state.nbytes for state in trace)
         return True
+
+    def shrink(self) -> None:
+        """Drop everything and halve the limit, because memory ran out."""
+        self._parents.clear()
+        self._used = 0
+        self._limit //= 2
 
     def put(self, parent: HeadSet, batch: int, trace: Trace) -> None:
         """Keep a trace if it fits, in place of a shorter one of the same parent and batch."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from headsearch.heads import HeadSet
+from headsearch.task.kinds import GRADIENTS, OUTPUTS
 
-OUTPUTS = "outputs"
-GRADIENTS = "gradients"
+__all__ = ["GRADIENTS", "OUTPUTS", "WorkItem"]
 
 
 @dataclass(frozen=True)
@@ -18,8 +18,7 @@ class WorkItem:
         kind: `OUTPUTS`: logits of every child, (children, examples, classes) float32;
             `GRADIENTS`: of `parent` alone, see `Evaluator.gradients`.
         parent: children are computed as differences from it.
-        children: HeadSets to score; their order and composition fix the arithmetic, so they must
-            be a function of the search alone.
+        children: HeadSets to score; what is computed of each depends on no other.
     """
 
     kind: str

@@ -52,37 +52,36 @@ class FusedLayer:
             bias: added to the scores, (1, all heads, tokens, tokens), or None.
             first_token_only: compute one query, for the first token.
         """
-        examples, tokens, _ = hidden.shape
-        size = self.head_size
         if not heads:
-            return hidden.new_zeros(examples, 1 if first_token_only else tokens, 0, size)
-        picked = list(heads)
-        weight, row = self.qkv_weight, self.qkv_bias
-        if len(heads) < weight.shape[0]:
-            weight, row = weight[picked], row[picked]
-        if bias is not None:
-            bias = bias[:, picked]
-            if mask is not None:
-                # Finite, so that no score is NaN; large enough for a weight of exactly 0.
-                bias = bias.masked_fill(~mask, torch.finfo(bias.dtype).min)
-            mask = bias
+            queries = 1 if first_token_only else hidden.shape[1]
+            return hidden.new_zeros(hidden.shape[0], queries, 0, self.head_size)
+        # Head by head: a product's rounding may depend on its width, and a head's context must not
+        # depend on which other heads are computed beside it. Gradients are only ever computed for
+        # all heads of a state, so there one product does.
+        groups = [heads] if hidden.requires_grad else [(head,) for head in heads]
+        contexts = []
+        for group in groups:
+            query, key, value = self._qkv(hidden, group, first_token_only)
+            context = functional.scaled_dot_product_attention(
+                query, key, value, attn_mask=_scores_mask(mask, bias, group, query.shape[2])
+            )
+            contexts.append(context.transpose(1, 2))
+        return torch.cat(contexts, dim=2)
+
+    def _qkv(self, hidden: Tensor, heads: tuple[int, ...], first_token_only: bool) -> list[Tensor]:
+        """Return query, key and value, each (examples, heads, tokens, head size)."""
+        weight, row = self.qkv_weight[list(heads)], self.qkv_bias[list(heads)]
+
+        def projected(rows: Tensor, first: int, stop: int) -> tuple[Tensor, ...]:
+            every = functional.linear(
+                rows, weight[:, first:stop].flatten(0, 2), row[:, first:stop].flatten()
+            )
+            shape = (*rows.shape[:2], len(heads), stop - first, self.head_size)
+            return every.view(shape).transpose(1, 2).unbind(3)
+
         if first_token_only:
-            query = functional.linear(
-                hidden[:, :1], weight[:, 0].flatten(0, 1), row[:, 0].flatten()
-            ).view(examples, 1, len(heads), size)
-            both = functional.linear(
-                hidden, weight[:, 1:].flatten(0, 2), row[:, 1:].flatten()
-            ).view(examples, tokens, len(heads), 2, size)
-            key, value = both.unbind(3)
-            if bias is not None and mask is not None:
-                mask = mask[:, :, :1]
-        else:
-            every = functional.linear(hidden, weight.flatten(0, 2), row.flatten())
-            query, key, value = every.view(examples, tokens, len(heads), 3, size).unbind(3)
-        context = functional.scaled_dot_product_attention(
-            query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), attn_mask=mask
-        )
-        return context.transpose(1, 2)
+            return [*projected(hidden[:, :1], 0, 1), *projected(hidden, 1, 3)]
+        return list(projected(hidden, 0, 3))
 
     def project(self, context: Tensor, heads: tuple[int, ...]) -> Tensor:
         """Return the output projection of the given heads' context, (examples, tokens, hidden)."""
@@ -93,7 +92,21 @@ class FusedLayer:
             return zeros if self.output_bias is None else zeros + self.output_bias
         if len(heads) < weight.shape[1]:
             weight = weight[:, list(heads)]
-        return functional.linear(context.flatten(2), weight.flatten(1), self.output_bias)
+        rows = context.contiguous().flatten(2)  # one layout, wherever the context comes from
+        return functional.linear(rows, weight.flatten(1), self.output_bias)
+
+
+def _scores_mask(
+    mask: Tensor | None, bias: Tensor | None, heads: tuple[int, ...], queries: int
+) -> Tensor | None:
+    """Return what is added to the scores of some heads, or where they count."""
+    if bias is None:
+        return mask
+    bias = bias[:, list(heads), :queries]
+    if mask is None:
+        return bias
+    # Finite, so that no score is NaN; large enough for a weight of exactly 0.
+    return bias.masked_fill(~mask, torch.finfo(bias.dtype).min)
 
 
 def fuse(layer: AttentionLayer) -> FusedLayer:

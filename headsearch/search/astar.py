@@ -7,14 +7,21 @@ to a state cost the same, so every state is scored once, put on the frontier onc
 reopened. h is no upper limit, so f orders the search and proves nothing: only an exhausted
 frontier does.
 
+Macro moves are decided early: a state that can't meet the threshold any more after a round of
+batches is given up there. Its loss and metric are then not known, it goes to the end of the
+frontier with h = -g, and is scored to the end before it is expanded. Single removals and rollouts
+are always scored to the end, since guides need their effect on every example.
+
 A state is expanded in two steps, as in partial expansion A*: the root first sends out rollouts,
 whose guides are re-measured on the way by gradients; every other expansion measures all single
-removals and climbs along paths built from those exact effects.
+removals and climbs along paths built from those exact effects. Rollouts and climbs go in lockstep,
+so that what can be asked at once is asked at once.
 """
 
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +29,7 @@ from typing import Any
 import numpy as np
 
 from headsearch.heads import HeadSet
+from headsearch.search.climb import Climb
 from headsearch.search.frontier import Entry, Frontier
 from headsearch.search.guides import (
     Budget,
@@ -29,17 +37,18 @@ from headsearch.search.guides import (
     Guide,
     Lookahead,
     Michel,
+    Path,
     View,
     predicted_reach,
 )
 from headsearch.search.points import operating_points
-from headsearch.search.problem import Node, Oracle, Problem
-from headsearch.task.metric import Threshold
+from headsearch.search.problem import GRADIENTS, OUTPUTS, Ask, Node, Oracle, Problem
+from headsearch.task.metric import Score, Threshold
 
-# Lengths of macro moves along a path; rungs between them are filled in where feasibility changes.
-LADDER = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 # A rollout ends after so many rungs in a row that are infeasible with a loss above the baseline's.
 LOST_RUNGS = 2
+# How many of the states that may be expanded next are looked at ahead.
+STATES_AHEAD = 3
 
 
 @dataclass(frozen=True)
@@ -73,7 +82,7 @@ class Settings:
     # measured more seldom.
     rollouts: tuple[Rollout, ...] = (
         Rollout(Michel(), 4),
-        Rollout(Lookahead(0.3), 4),
+        Rollout(Lookahead(0.3, limit=16), 4),
         Rollout(Fisher(), 12),
     )
     guides: tuple[Guide, ...] = (Lookahead(0.0), Lookahead(0.3), Budget())
@@ -94,7 +103,7 @@ class Result:
         points: see `operating_points`.
         candidates: every feasible state, best first.
         bound: an upper limit on the heads removable within the budget, over all HeadSets.
-        evaluations: HeadSets scored.
+        evaluations: HeadSets scored; one that was given up counts by its share of the examples.
         expansions: states expanded.
         memo_hits: times that a wanted score was known already.
         gradients: states whose gradients were measured.
@@ -107,7 +116,7 @@ class Result:
     points: list[Node]
     candidates: list[Node]
     bound: int
-    evaluations: int
+    evaluations: float
     expansions: int
     memo_hits: int
     gradients: int
@@ -149,19 +158,21 @@ class _Search:
     known: dict[HeadSet, Node] = field(default_factory=dict)
     frontier: Frontier = field(default_factory=Frontier)
     steps: int = 0
+    rows: int = 0  # outputs committed, of all states together
     expansions: int = 0
     memo_hits: int = 0
     measured: set[HeadSet] = field(default_factory=set)  # states whose gradients are known
 
     def run(self) -> Result:
         root = HeadSet()
-        outputs = self.oracle.outputs(root, [root])[0]
+        ((outputs,),) = self.oracle.ask([Ask(OUTPUTS, root, (root,))])
         score = self.problem.objective.score(outputs)
         self.threshold = self.problem.objective.threshold(score, self.problem.max_drop)
         self.baseline = self.best = self.known[root] = Node(root, outputs, score, True)
+        self.rows = len(outputs)
         self._commit("baseline", self.baseline, 0, [self.baseline])
         try:
-            reach = max((self._rollout(r) for r in self.settings.rollouts), default=0)
+            reach = self._rollouts()
             self.frontier.push(Entry(self.baseline, reach))
             stopped = self._expand_all()
         except _Stop as stop:
@@ -175,7 +186,7 @@ class _Search:
             points=operating_points(nodes),
             candidates=sorted((n for n in nodes if n.feasible), key=lambda n: n.rank),
             bound=self.best.weight if stopped == "frontier exhausted" else full,
-            evaluations=len(self.known),
+            evaluations=self._evaluations(),
             expansions=self.expansions,
             memo_hits=self.memo_hits,
             gradients=len(self.measured),
@@ -194,59 +205,107 @@ class _Search:
             if settings.max_expansions is not None and self.expansions >= settings.max_expansions:
                 return "expansion budget spent"
             before = self.best.weight
-            self._expand(self.frontier.pop())
+            entry = self.frontier.pop()
+            if not entry.node.whole and self._is_whole(entry.node.heads):
+                continue  # it was given up, and scored to the end since: it is on the frontier anew
+            self._expand(entry)
             since_better = 0 if self.best.weight > before else since_better + 1
         return "frontier exhausted"
 
     def _expand(self, entry: Entry) -> None:
         """Score all single removals of a state, then climb along the guides' paths."""
-        node = entry.node
+        node, completed = entry.node, list[Node]()
+        if not node.whole:  # it was given up half way: now all of it is needed
+            completed = self._score([(node.heads, (node.heads,))])
+            (node,) = completed
         heads = [j for j in range(self.problem.shape.total) if j not in node.heads]
-        found = self._score(node, [node.heads.add(j) for j in heads])
-        singles = [self.known[node.heads.add(j)] for j in heads]
-        effects = np.stack([single.outputs - node.outputs for single in singles]) if heads else None
-        if effects is not None:
+        singles = tuple(node.heads.add(j) for j in heads)
+        found = self._score([(node.heads, singles)], ahead=self._next_singles)
+        if heads:
+            effects = np.stack([self.known[single].outputs - node.outputs for single in singles])
             view = self._view(node, heads, effects)
             paths = [guide.path(view) for guide in self.settings.guides]
-            for path in paths:
-                found += self._climb(node, path.heads, path.reach or 0)
-            self._push(found, view, [path.heads for path in paths])
+            climbs = [Climb(node.heads, path.heads, path.reach or 0) for path in paths]
+            found += self._climb(node, paths, climbs)
+            for made in self._entries(found, node, paths):
+                self.frontier.push(made)
         self.expansions += 1
-        self._commit("expansion", node, entry.h, found)
+        self._commit("expansion", node, entry.h, completed + found)
 
-    def _climb(self, node: Node, path: Sequence[int], reach: int) -> list[Node]:
-        """Score macro moves along a path: up to the first rung past `reach`, then on or between."""
+    def _climb(self, node: Node, paths: Sequence[Path], climbs: Sequence[Climb]) -> list[Node]:
+        """Score macro moves along all paths in lockstep, until every climb has ended."""
         found: list[Node] = []
-        rungs = [k for k in LADDER if k < len(path)]
-        if path:
-            rungs.append(len(path))
 
-        def state(k: int) -> HeadSet:
-            return node.heads | HeadSet.of(path[:k])
+        def asked(rungs: Callable[[Climb], list[int]]) -> tuple[HeadSet, ...]:
+            return tuple(dict.fromkeys(climb.state(k) for climb in climbs for k in rungs(climb)))
 
-        within = [k for k in rungs if k <= reach]
-        climbed = rungs[: len(within) + 1]
-        found += self._score(node, [state(k) for k in climbed])
-        while len(climbed) < len(rungs) and self.known[state(climbed[-1])].feasible:
-            climbed = rungs[: len(climbed) + 1]
-            found += self._score(node, [state(climbed[-1])])
-        feasible = [k for k in climbed if self.known[state(k)].feasible]
-        if feasible and feasible[-1] < climbed[-1]:
-            low, high = feasible[-1], climbed[climbed.index(feasible[-1]) + 1]
-            while high - low > 1:  # bisect for the last feasible rung in between
-                middle = (low + high) // 2
-                found += self._score(node, [state(middle)])
-                low, high = (middle, high) if self.known[state(middle)].feasible else (low, middle)
+        def ahead() -> Iterable[Ask]:
+            following = asked(lambda climb: climb.likely(self._feasible(climb)))
+            if following:
+                yield self._early(node.heads, following)
+            yield from self._next_singles(self._entries(found, node, paths))
+
+        while states := asked(lambda climb: climb.wanted(self._feasible(climb))):
+            found += self._score([(node.heads, states)], early=True, ahead=ahead)
         return found
 
-    def _push(self, found: Iterable[Node], view: View, paths: Sequence[tuple[int, ...]]) -> None:
-        """Put newly scored states on the frontier; h is the furthest that any path is predicted."""
+    def _feasible(self, climb: Climb) -> Callable[[int], bool | None]:
+        def known(rung: int) -> bool | None:
+            node = self.known.get(climb.state(rung))
+            return None if node is None else node.feasible
+
+        return known
+
+    def _next_singles(self, found: Iterable[Entry] = ()) -> Iterable[Ask]:
+        """What is asked first if the states that now look best are expanded next."""
+        limit = self.settings.max_expansions
+        if limit is not None and self.expansions + 1 >= limit:
+            return
+        for entry in self.frontier.first(STATES_AHEAD, found):
+            if not entry.node.whole or entry.f == 0:
+                continue
+            singles = tuple(
+                child
+                for j in range(self.problem.shape.total)
+                if j not in entry.node.heads
+                and not self._is_whole(child := entry.node.heads.add(j))
+            )
+            if singles:
+                yield Ask(OUTPUTS, entry.node.heads, singles)
+
+    def _entries(self, found: Iterable[Node], node: Node, paths: Sequence[Path]) -> list[Entry]:
+        """Give newly scored states their h: the furthest that any path is predicted to lead.
+
+        It is put off until it is needed, from the exact effects at the state whose paths they are.
+        """
+        entries = []
         for child in found:
-            reaches = []
-            for path in paths:
-                rest = tuple(j for j in path if j not in child.heads)[: self.settings.horizon]
-                reaches.append(predicted_reach(view, rest, child.outputs))
-            self.frontier.push(Entry(child, self._promise(child, reaches)))
+            if child.whole:
+                most = min(self.settings.horizon, self.problem.shape.total - child.weight)
+
+                def promise(child: Node = child) -> int:
+                    reaches = []
+                    for path in paths:
+                        rest = self._rest(path, child)
+                        effects = [
+                            self.known[node.heads.add(j)].outputs - node.outputs
+                            for j in sorted(rest)
+                        ]
+                        if effects:
+                            view = self._view(node, sorted(rest), np.stack(effects))
+                            reaches.append(predicted_reach(view, rest, child.outputs))
+                        else:
+                            reaches.append(0 if child.feasible else None)
+                    return self._promise(child, reaches)
+
+                entries.append(Entry(child, most, promise))
+            else:
+                entries.append(Entry(child, self._promise(child, [])))
+        return entries
+
+    def _rest(self, path: Path, node: Node) -> tuple[int, ...]:
+        """What of a path is still to be removed at a state, as far as h may look."""
+        return tuple(j for j in path.heads if j not in node.heads)[: self.settings.horizon]
 
     def _promise(self, node: Node, reaches: Iterable[int | None]) -> int:
         """h: the best reach within the horizon; where nothing feasible is expected, f is 0."""
@@ -255,64 +314,129 @@ class _Search:
 
     # Rollouts
 
-    def _rollout(self, rollout: Rollout) -> int:
-        """Follow a guide from the root and return the root's h."""
-        node, lost = self.baseline, 0
+    def _rollouts(self) -> int:
+        """Follow the rollouts' guides from the root, in lockstep, and return the root's h."""
+        nodes = dict.fromkeys(self.settings.rollouts, self.baseline)
+        lost = dict.fromkeys(self.settings.rollouts, 0)
         root_reach = 0
-        while node.weight < self.problem.shape.total:
-            heads = [j for j in range(self.problem.shape.total) if j not in node.heads]
-            view = self._view(node, heads, self._gradient_effects(node, heads))
-            path = rollout.guide.path(view)
-            h = self._promise(node, [path.reach])
-            if node is self.baseline:
-                root_reach = h
-            step = node.heads | HeadSet.of(path.heads[: rollout.remeasure])
-            found = self._score(node, [step])
-            self._push(found, view, [path.heads])
-            self._commit(f"rollout {rollout.guide.name}", node, h, found)
-            node = self.known[step]
-            worse = not node.feasible and node.score.loss > self.baseline.score.loss
-            lost = lost + 1 if worse else 0
-            if lost == LOST_RUNGS:
-                break
+        while nodes:
+            slopes = self._gradients([node.heads for node in nodes.values()])
+            moves: list[tuple[Rollout, View, Path, int, HeadSet]] = []
+            for rollout, node in nodes.items():
+                heads = [j for j in range(self.problem.shape.total) if j not in node.heads]
+                effects = -np.ascontiguousarray(slopes[node.heads][:, :, heads].transpose(2, 0, 1))
+                view = self._view(node, heads, effects)
+                path = rollout.guide.path(view)
+                h = self._promise(node, [path.reach])
+                if node is self.baseline:
+                    root_reach = max(root_reach, h)
+                step = node.heads | HeadSet.of(path.heads[: rollout.remeasure])
+                moves.append((rollout, view, path, h, step))
+            steps = list(dict.fromkeys(step for *_, step in moves))
+            parents = {step: view.node.heads for _, view, _, _, step in reversed(moves)}
+
+            def ahead(steps: list[HeadSet] = steps) -> Iterable[Ask]:
+                return [Ask(GRADIENTS, step, (step,)) for step in steps]
+
+            found = self._score([(parents[step], (step,)) for step in steps], ahead=ahead)
+            new = {node.heads: node for node in found}
+            for rollout, view, path, h, step in moves:
+                fresh = [new.pop(step)] if step in new else []
+                for child in fresh:
+                    ahead_of_it = predicted_reach(view, self._rest(path, child), child.outputs)
+                    self.frontier.push(Entry(child, self._promise(child, [ahead_of_it])))
+                self._commit(f"rollout {rollout.guide.name}", view.node, h, fresh)
+                node = nodes[rollout] = self.known[step]
+                worse = not node.feasible and node.score.loss > self.baseline.score.loss
+                lost[rollout] = lost[rollout] + 1 if worse else 0
+                if lost[rollout] == LOST_RUNGS or node.weight == self.problem.shape.total:
+                    del nodes[rollout]
         return root_reach
 
-    def _gradient_effects(self, node: Node, heads: list[int]) -> np.ndarray:
+    def _gradients(self, states: Sequence[HeadSet]) -> dict[HeadSet, np.ndarray]:
+        """Return d outputs / d gates, (examples, classes, heads), of each state."""
         self._check_stop()
-        self.measured.add(node.heads)
-        slopes = self.oracle.gradients(node.heads)  # (examples, classes, heads)
-        return -np.ascontiguousarray(slopes[:, :, heads].transpose(2, 0, 1))
+        wanted = list(dict.fromkeys(states))
+        self.measured.update(wanted)
+        answers = self.oracle.ask([Ask(GRADIENTS, state, (state,)) for state in wanted])
+        return {state: answer[0] for state, answer in zip(wanted, answers, strict=True)}
 
     # Shared parts
 
     def _view(self, node: Node, heads: list[int], effects: np.ndarray) -> View:
         return View(self.problem, self.threshold, node, np.array(heads), effects)
 
-    def _score(self, parent: Node, states: Sequence[HeadSet]) -> list[Node]:
-        """Have states scored and return those that are new, in order; ends the search on budget."""
-        wanted = list(dict.fromkeys(states))
-        new = [state for state in wanted if state not in self.known]
-        self.memo_hits += len(wanted) - len(new)
-        if not new:
+    def _score(
+        self,
+        wanted: Sequence[tuple[HeadSet, tuple[HeadSet, ...]]],
+        *,
+        early: bool = False,
+        ahead: Callable[[], Iterable[Ask]] = tuple,
+    ) -> list[Node]:
+        """Have states scored and return those that are new, in order; ends the search on budget.
+
+        Args:
+            wanted: parents, and what is wanted of each; distinct states.
+            early: give a state up where it can't meet the threshold any more.
+            ahead: see `Oracle.ask`.
+        """
+        asks: list[Ask] = []
+        dropped = False
+        for parent, states in wanted:
+            known = [s for s in states if (s in self.known if early else self._is_whole(s))]
+            self.memo_hits += len(known)
+            new = tuple(state for state in states if state not in known)
+            room = self._room(sum(len(ask.states) for ask in asks))
+            dropped = dropped or len(new) > room
+            if new[:room]:
+                ask = Ask(OUTPUTS, parent, new[:room])
+                asks.append(self._early(parent, ask.states) if early else ask)
+        if not asks and not dropped:
             return []
         self._check_stop()
-        limit = self.settings.max_evaluations
-        room = len(new) if limit is None else max(0, limit - len(self.known))
-        nodes = []
-        asked = new[:room]
-        for state, outputs in zip(
-            asked, self.oracle.outputs(parent.heads, asked) if asked else [], strict=True
-        ):
-            score = self.problem.objective.score(outputs)
-            node = Node(state, outputs, score, self.threshold.feasible(score))
-            self.known[state] = node
-            nodes.append(node)
-            if node.feasible and node.rank < self.best.rank:
-                self.best = node
-        if room < len(new):
-            self._commit("last", parent, 0, nodes)
+        answers = self.oracle.ask(asks, ahead if not dropped else tuple) if asks else []
+        nodes = [
+            self._take(state, outputs)
+            for ask, answer in zip(asks, answers, strict=True)
+            for state, outputs in zip(ask.states, answer, strict=True)
+        ]
+        if dropped:
+            self._commit("last", self.known[wanted[0][0]], 0, nodes)
             raise _Stop("evaluation budget spent")
         return nodes
+
+    def _take(self, state: HeadSet, outputs: np.ndarray) -> Node:
+        """Make what the oracle answered known."""
+        whole = len(outputs) == len(self.problem.objective.labels)
+        score = self.problem.objective.score(outputs) if whole else Score(math.nan, math.inf)
+        earlier = self.known.get(state)
+        node = Node(state, outputs, score, whole and self.threshold.feasible(score), whole)
+        self.known[state] = node
+        self.rows += len(outputs) - (0 if earlier is None else len(earlier.outputs))
+        if node.feasible and node.rank < self.best.rank:
+            self.best = node
+        return node
+
+    def _early(self, parent: HeadSet, states: tuple[HeadSet, ...]) -> Ask:
+        def open_still(outputs: np.ndarray) -> bool:
+            return self.problem.objective.in_reach(outputs, self.threshold)
+
+        return Ask(OUTPUTS, parent, states, open_still)
+
+    def _is_whole(self, state: HeadSet) -> bool:
+        node = self.known.get(state)
+        return node is not None and node.whole
+
+    def _evaluations(self) -> float:
+        return round(self.rows / len(self.problem.objective.labels), 3)
+
+    def _room(self, asked: int) -> int:
+        """How many more HeadSets the evaluation budget has room for, each taken as a whole."""
+        limit = self.settings.max_evaluations
+        if limit is None:
+            return sys.maxsize
+        total = len(self.problem.objective.labels)
+        return max(0, (limit * total - self.rows) // total - asked)
 
     def _check_stop(self) -> None:
         reason = self.should_stop()
@@ -329,11 +453,17 @@ class _Search:
                 "g": node.weight,
                 "h": h,
                 "scored": [
-                    [f"{n.heads.bits:x}", n.score.metric, finite(n.score.loss), n.feasible]
+                    [
+                        f"{n.heads.bits:x}",
+                        finite(n.score.metric),
+                        finite(n.score.loss),
+                        n.feasible,
+                        len(n.outputs),
+                    ]
                     for n in found
                 ],
                 "best": [self.best.weight, self.best.score.metric, finite(self.best.score.loss)],
-                "evaluations": len(self.known),
+                "evaluations": self._evaluations(),
             }
         )
         self.steps += 1

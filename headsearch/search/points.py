@@ -11,10 +11,13 @@ def operating_points(nodes: Iterable[Node]) -> list[Node]:
     """Return the nodes that no other beats in both heads removed and metric, most removed first.
 
     One for each number of removed heads at most; ties go to the lower loss, then the smaller
-    bitset. Infeasible nodes count too: a budget given later picks from the same list.
+    bitset. Infeasible nodes count too: a budget given later picks from the same list. What was
+    given up half way has no metric, and is left out.
     """
     best: dict[int, Node] = {}
     for node in nodes:
+        if not node.whole:
+            continue
         held = best.get(node.weight)
         if held is None or _order(node) < _order(held):
             best[node.weight] = node

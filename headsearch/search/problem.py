@@ -2,30 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
 from headsearch.heads import HeadMap, HeadSet
+from headsearch.task.kinds import GRADIENTS, OUTPUTS
 from headsearch.task.metric import Objective, Score
+
+__all__ = ["GRADIENTS", "OUTPUTS", "Ask", "Node", "Oracle", "Problem"]
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A question to the oracle.
+
+    Attributes:
+        kind: `OUTPUTS`: of every state; `GRADIENTS`: of the states, which is the parent alone.
+        parent: a state that differs little from the others; a hint that saves arithmetic.
+        states: distinct states.
+        decide: given a state's outputs of the first rounds, whether it is worth going on. Rounds
+            are fixed by the data, so where a state stops depends on its own outputs alone. None:
+            all outputs are wanted.
+    """
+
+    kind: str
+    parent: HeadSet
+    states: tuple[HeadSet, ...]
+    decide: Callable[[np.ndarray], bool] | None = None
 
 
 class Oracle(Protocol):
-    """Answers what models would say. The search asks and takes answers in the order it asked."""
+    """Answers what models would say. An answer is a function of its state alone."""
 
-    def outputs(self, parent: HeadSet, children: Sequence[HeadSet]) -> list[np.ndarray]:
-        """Return the outputs of each child, (examples, classes) float32.
+    def ask(
+        self, asks: Sequence[Ask], ahead: Callable[[], Iterable[Ask]] = tuple
+    ) -> list[list[np.ndarray]]:
+        """Answer all questions; for each, an array for every state.
 
         Args:
-            parent: a state that differs little from the children; a hint that saves arithmetic.
-            children: distinct states that were not asked for before.
-        """
-        ...
+            asks: no state is in two of them.
+            ahead: what is likely to be asked next, likeliest first. Looked at only while workers
+                would idle, and without effect on any answer.
 
-    def gradients(self, state: HeadSet) -> np.ndarray:
-        """Return d outputs / d gates, (examples, classes, heads); 0 for removed heads."""
+        Returns:
+            Outputs (examples, classes) float32, of fewer examples where `decide` said no; or
+            d outputs / d gates (examples, classes, heads), 0 for removed heads.
+        """
         ...
 
 
@@ -44,15 +69,18 @@ class Node:
 
     Attributes:
         heads: the removed heads.
-        outputs: (examples, classes) float32.
-        score: its metric and loss.
+        outputs: (examples, classes) float32; of a state that was given up, those of its rounds.
+        score: its metric and loss; of a state that was given up, NaN and infinity: what was not
+            computed is not known, and nothing may be made of a part of it.
         feasible: whether the metric meets the threshold.
+        whole: whether all outputs are there.
     """
 
     heads: HeadSet
     outputs: np.ndarray
     score: Score
     feasible: bool
+    whole: bool = True
 
     @property
     def weight(self) -> int:

@@ -15,6 +15,8 @@ from headsearch.task.data import Examples
 
 # Tokenizers that have no limit say so with a very large number.
 UNLIMITED = 1_000_000
+# Batches are decided on in so many rounds, see `task.shards`.
+ROUNDS = 4
 # A broken tokenizer knows almost nothing; real text in the wrong script still stays below this.
 MOST_UNKNOWN = 0.2
 
@@ -54,7 +56,7 @@ class BatchedData:
     """All batches of a task, in the one order that every sum is taken in.
 
     Attributes:
-        batches: shortest examples first.
+        batches: shortest examples first within each round; every round has all lengths.
         labels: (examples,) in batch order.
         order: (examples,) the source position of every row.
     """
@@ -83,36 +85,6 @@ class BatchedData:
         """Share of positions that are padding."""
         real = sum(int(batch.arrays["attention_mask"].sum()) for batch in self.batches)
         return 1.0 - real / sum(batch.examples * batch.tokens for batch in self.batches)
-
-    def shards(self, count: int) -> list[Span]:
-        """Cut the batches into contiguous shards whose largest has as few padded tokens as can be.
-
-        Raises:
-            InputError: there are fewer batches than shards.
-        """
-        most = len(self.batches)
-        if not 1 <= count <= most:
-            raise InputError(
-                f"--shards must be between 1 and {most}, the number of batches, but got {count}"
-            )
-        loads = [batch.examples * batch.tokens for batch in self.batches]
-        low, high = max(loads), sum(loads)
-        while low < high:  # the least load that `count` shards can be kept to
-            middle = (low + high) // 2
-            if _shards_needed(loads, middle) <= count:
-                high = middle
-            else:
-                low = middle + 1
-        spans: list[Span] = []
-        first, load = 0, 0
-        for i, size in enumerate(loads):
-            # A new shard where this one is full, or where every batch left is needed for one.
-            if i > first and (load + size > low or most - i < count - len(spans)):
-                spans.append(Span(first, i))
-                first, load = i, 0
-            load += size
-        spans.append(Span(first, most))
-        return spans
 
     def fingerprint(self) -> str:
         """Return SHA-256 (hex) over all arrays, labels and the order."""
@@ -177,9 +149,12 @@ def tokenise(
     pads = {"attention_mask": 0, "input_ids": tokenizer.pad_token_id}
     if "token_type_ids" in encoded:
         pads["token_type_ids"] = 0
+    cuts = _cuts(lengths[order], batch_examples, batch_tokens)
+    groups = [order[start:stop] for start, stop in cuts]
+    # Every round is a fair sample of all lengths.
+    groups = [groups[i] for i in sorted(range(len(groups)), key=lambda i: (round_of(i), i))]
     batches = []
-    for start, stop in _cuts(lengths[order], batch_examples, batch_tokens):
-        picked = order[start:stop]
+    for picked in groups:
         width = int(lengths[picked].max())
         arrays = {}
         for name, pad in sorted(pads.items()):
@@ -188,7 +163,20 @@ def tokenise(
                 array[i, : lengths[source]] = encoded[name][source]
             arrays[name] = array
         batches.append(Batch(arrays))
+    order = np.concatenate(groups)
     return BatchedData(tuple(batches), examples.labels[order], order)
+
+
+def round_of(number: int) -> int:
+    """Return the round of the batch that comes at a place in the order of lengths.
+
+    It is the number of trailing ones in binary, up to the last round: of any run of batches, every
+    second is in round 0, every fourth in round 1, and so on.
+    """
+    ones = 0
+    while number & 1 and ones < ROUNDS - 1:
+        number, ones = number >> 1, ones + 1
+    return ones
 
 
 def _cuts(lengths: np.ndarray, most_examples: int, most_tokens: int) -> list[tuple[int, int]]:
@@ -215,12 +203,3 @@ def _check_known(rows: list[list[int]], tokenizer: Any) -> None:
             f"{share:.0%} of the tokens are unknown to the tokenizer; at most "
             f"{MOST_UNKNOWN:.0%} may be: it is not the model's own, or not for this language"
         )
-
-
-def _shards_needed(loads: list[int], most: int) -> int:
-    count, load = 1, 0
-    for size in loads:
-        if load + size > most:
-            count, load = count + 1, 0
-        load += size
-    return count

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import numpy as np
@@ -85,6 +85,24 @@ class Objective:
         weights[np.arange(len(self.labels)), self.labels] -= 1.0
         return np.asarray(weights)
 
+    def derivatives(self, outputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return slopes, and weights of squared changes that go with them, as float32.
+
+        A change d of an example's outputs changes its loss by about slopes . d + weights . d**2.
+        For one output and two classes that is Taylor's second-order term, the latter for changes
+        d that sum to 0 over the classes; for more classes it leaves out the mixed terms.
+
+        Returns:
+            Two arrays (examples, classes); 0 for examples that are not finite.
+        """
+        slopes = np.where(_finite(outputs)[:, None], self.slopes(outputs), 0.0)
+        if self.classes == 1:
+            return slopes.astype(np.float32), np.ones_like(slopes, dtype=np.float32)
+        chances = slopes.copy()
+        chances[np.arange(len(self.labels)), self.labels] += 1.0
+        spread = chances * (1.0 - chances) * (0.5 * self.classes / (self.classes - 1))
+        return slopes.astype(np.float32), spread.astype(np.float32)
+
     def score(self, outputs: np.ndarray) -> Score:
         """Return metric and mean loss of outputs (examples, classes)."""
         loss = float(self.losses(outputs).mean())
@@ -92,6 +110,21 @@ class Objective:
             correct = int(self._right(outputs).sum())
             return Score(correct / len(self.labels), loss, correct)
         return Score(self._metric(outputs), loss)
+
+    def in_reach(self, outputs: np.ndarray, threshold: Threshold) -> bool:
+        """Whether the threshold can still be met, given the outputs of the first examples.
+
+        Exact for accuracy: were all other answers right. For other metrics always True.
+
+        Args:
+            outputs: (examples so far, classes).
+            threshold: what is to be met.
+        """
+        if threshold.correct is None:
+            return True
+        seen = len(outputs)
+        right = replace(self, labels=self.labels[:seen])._right(outputs).sum()
+        return bool(right + len(self.labels) - seen >= threshold.correct)
 
     def metrics(self, outputs: np.ndarray) -> np.ndarray:
         """Return the metric of each of a stack of outputs (stack, examples, classes), (stack,)."""

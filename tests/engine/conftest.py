@@ -1,4 +1,4 @@
-"""One Ray for all engine tests, with room for three workers."""
+"""One Ray for all engine tests, with room for four workers."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import pytest
 import ray
 
-from headsearch.engine.ray_engine import connect
+from headsearch.engine.ray_cluster import connect
 
 
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
-    connect(None, cpus=3)
+    connect(None, cpus=4)
     yield
     ray.shutdown()

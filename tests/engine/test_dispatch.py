@@ -2,101 +2,173 @@
 
 from __future__ import annotations
 
-import json
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 
 from headsearch.engine.dispatch import Dispatcher
-from headsearch.engine.executor import Executor, Job, Plan
-from headsearch.engine.inline import InlineExecutor
-from headsearch.engine.ray_engine import RayExecutor
-from headsearch.heads import HeadMap, HeadSet
+from headsearch.engine.executor import Event, Job, Workers
+from headsearch.engine.ray_workers import RayWorkers
+from headsearch.heads import HeadSet
 from headsearch.memo.memory import MemoryStore
-from headsearch.model.bundle import bundle
+from headsearch.memo.store import Record
 from headsearch.model.plain import plain_outputs
-from headsearch.search.astar import Settings, search
-from headsearch.search.problem import Problem
-from headsearch.task.metric import make_objective
-from tests.tiny import learnt, tiny_data, tiny_model
-
-SHAPE = HeadMap((4, 4, 4))
-MODEL = tiny_model("BERT")
-DATA = learnt(MODEL, tiny_data(MODEL, examples=60, per_batch=7))
-SETTINGS = Settings(max_evaluations=150, patience=None)
-
-
-def make(kind: type, workers: int, shards: int) -> Executor:
-    plan = Plan(
-        workers=workers,
-        shards=DATA.shards(shards),
-        threads=1,
-        gpus=0,
-        dtype="float32",
-        cache_bytes=1 << 20,
-    )
-    made: Executor = kind(bundle(MODEL), DATA, plan)
-    return made
-
-
-def transcript(executor: Executor, memo: MemoryStore, max_drop: float = 0.1) -> tuple[str, Any]:
-    """The transcript of a search as bytes would be written, and the dispatcher's counts."""
-    dispatcher = Dispatcher(executor, memo, SHAPE)
-    objective = make_objective("accuracy", DATA.labels, 3)
-    steps: list[dict[str, Any]] = []
-    try:
-        search(Problem(SHAPE, objective, max_drop), dispatcher, SETTINGS, on_step=steps.append)
-    finally:
-        executor.close()
-    return "\n".join(json.dumps(step) for step in steps), dispatcher.counts
+from headsearch.scoring.item import GRADIENTS, OUTPUTS
+from headsearch.search.problem import Ask
+from tests.engine.tasks import BUNDLE, DATA, MODEL, SHAPE, inline, plan, run
 
 
 @pytest.fixture(scope="module")
 def reference() -> str:
-    return transcript(make(InlineExecutor, 1, 1), MemoryStore())[0]
+    return run(inline())[0]
 
 
-@pytest.mark.parametrize(("workers", "shards"), [(1, 1), (2, 2), (2, 1), (3, 3), (2, 5)])
-def test_ray_gives_the_inline_transcript(
+class Recording:
+    """Workers that note every job which is sent."""
+
+    def __init__(self, inner: Workers) -> None:
+        self._inner = inner
+        self.name, self.plan, self.depth = inner.name, inner.plan, inner.depth
+        self.sent: list[Job] = []
+
+    def send(self, slot: int, call: int, jobs: Sequence[Job]) -> None:
+        self.sent += jobs
+        self._inner.send(slot, call, jobs)
+
+    def poll(self, timeout: float) -> list[Event]:
+        return self._inner.poll(timeout)
+
+    def now(self) -> float:
+        return self._inner.now()
+
+    def show(self, figures: Any) -> None:
+        self._inner.show(figures)
+
+    def describe(self) -> dict[str, Any]:
+        return self._inner.describe()
+
+    def close(self) -> None:
+        self._inner.close()
+
+    def computed(self) -> Counter[tuple[str, HeadSet, int]]:
+        """How often each batch of each state was computed."""
+        return Counter(
+            (job.item.kind, state, batch)
+            for job in self.sent
+            for state in job.item.states
+            for batch in range(job.piece.span.first, job.piece.span.stop)
+        )
+
+
+@pytest.mark.parametrize(("workers", "shards"), [(1, 1), (2, 2), (2, 1), (4, 3), (2, 5), (4, 2)])
+def test_ray_gives_the_inline_transcript_and_computes_nothing_twice(
     workers: int, shards: int, reference: str, ray_cluster: None
 ) -> None:
-    assert transcript(make(RayExecutor, workers, shards), MemoryStore())[0] == reference
+    recording = Recording(RayWorkers(BUNDLE, DATA, plan(workers, shards)))
+    transcript, dispatcher = run(recording)
+    assert transcript == reference
+    assert set(recording.computed().values()) == {1}
+    assert dispatcher.counts.reused == 0
+    assert 0 <= dispatcher.counts.used <= dispatcher.counts.speculative
 
 
 @pytest.mark.parametrize("shards", [2, 3, 9])
 def test_shards_do_not_matter(shards: int, reference: str) -> None:
-    assert transcript(make(InlineExecutor, 1, shards), MemoryStore())[0] == reference
+    recording = Recording(inline(shards))
+    transcript, dispatcher = run(recording)
+    assert transcript == reference
+    assert set(recording.computed().values()) == {1}
+    assert dispatcher.counts.speculative == 0, "one worker that is never idle"
+
+
+def test_work_ahead_changes_nothing_and_some_of_it_is_used(
+    reference: str, ray_cluster: None
+) -> None:
+    recording = Recording(RayWorkers(BUNDLE, DATA, plan(4, 9)))
+    transcript, dispatcher = run(recording)
+    assert transcript == reference
+    counts = dispatcher.counts
+    assert counts.speculative > 0
+    assert counts.used > 0
+    asked_for = counts.computed + counts.gradients - counts.speculative + counts.used
+    again = Recording(inline())
+    _, plain = run(again)
+    assert asked_for == pytest.approx(plain.counts.computed + plain.counts.gradients)
 
 
 def test_a_full_memo_answers_everything(reference: str) -> None:
     memo = MemoryStore()
-    first = transcript(make(InlineExecutor, 1, 2), memo)
-    again, counts = transcript(make(InlineExecutor, 1, 3), memo)  # other shards too
-    assert again == first[0] == reference
-    assert counts.computed == counts.gradients == 0
-    assert counts.reused == round(first[1].computed) == 150
+    first, done = run(inline(2), memo)
+    again, dispatcher = run(inline(3), memo)  # other pieces too
+    assert again == first == reference
+    assert dispatcher.counts.computed == dispatcher.counts.gradients == 0
+    assert dispatcher.counts.reused == pytest.approx(done.counts.computed)
 
 
-def test_another_budget_reuses_what_it_can() -> None:
+def test_scores_of_any_other_search_may_be_in_the_memo(reference: str) -> None:
+    """Partial ones, of other budgets and other pieces: no decision hangs on them."""
     memo = MemoryStore()
-    transcript(make(InlineExecutor, 1, 1), memo, max_drop=0.1)
-    known = memo.count()
-    _, counts = transcript(make(InlineExecutor, 1, 1), memo, max_drop=0.2)
-    assert counts.reused > 20
-    assert memo.count() - known == counts.computed + counts.gradients
-    assert counts.computed + counts.reused == 150
+    run(inline(4), memo, max_drop=0.0)
+    run(inline(2), memo, max_drop=0.3)
+    transcript, dispatcher = run(inline(3), memo)
+    assert transcript == reference
+    assert dispatcher.counts.reused > 5
 
 
-def test_outputs_are_in_the_order_asked_and_equal_the_plain_path() -> None:
-    executor = make(InlineExecutor, 1, 3)
-    dispatcher = Dispatcher(executor, MemoryStore(), SHAPE)
-    children = [HeadSet.of([j]) for j in (11, 0, 7, 3)]
-    found = dispatcher.outputs(HeadSet(), children)
-    for child, outputs in zip(children, found, strict=True):
-        expected = plain_outputs(MODEL, DATA.batches, child)
-        np.testing.assert_allclose(outputs, expected, rtol=0, atol=1e-5)
-    executor.close()
+def ask(*heads: int, decide: Any = None) -> Ask:
+    return Ask(OUTPUTS, HeadSet(), tuple(HeadSet.of([j]) for j in heads), decide)
+
+
+def test_answers_are_in_the_order_asked_and_equal_the_plain_path() -> None:
+    dispatcher = Dispatcher(inline(3), MemoryStore(), SHAPE)
+    slopes = Ask(GRADIENTS, HeadSet.of([2]), (HeadSet.of([2]),))
+    asked = [ask(11, 0, 7), slopes, Ask(OUTPUTS, HeadSet.of([1]), (HeadSet.of([1, 3]),))]
+    answers = dispatcher.ask(asked)
+    assert answers[1][0].shape == (60, 3, 12)
+    for which in (0, 2):
+        for state, outputs in zip(asked[which].states, answers[which], strict=True):
+            expected = plain_outputs(MODEL, DATA.batches, state)
+            np.testing.assert_allclose(outputs, expected, rtol=0, atol=1e-5)
+
+
+def test_a_state_is_given_up_after_the_round_that_says_so_whatever_is_known() -> None:
+    seen: list[int] = []
+
+    def decide(outputs: np.ndarray) -> bool:
+        seen.append(len(outputs))
+        return len(outputs) < 40
+
+    memo = MemoryStore()
+    for shards in (1, 3):  # the second time it is all in the memo
+        dispatcher = Dispatcher(inline(shards), memo, SHAPE)
+        ((part, other),) = dispatcher.ask([ask(4, 5, decide=decide)])
+        assert len(part) == len(other) == 49  # batches of 7: rounds of 5, 2, 1 and 1
+        ((whole,),) = dispatcher.ask([ask(4)])
+        assert len(whole) == 60
+        np.testing.assert_array_equal(whole[:49], part)
+        if shards == 1:
+            assert dispatcher.counts.computed == pytest.approx(49 / 60 + 1)
+        else:
+            assert dispatcher.counts.computed == 0
+            assert dispatcher.counts.reused == pytest.approx(49 / 60 + 1)
+    assert sorted(set(seen)) == [35, 49]
+
+
+class DiesAfter(Recording):
+    """Workers that stop the process, so to speak, after some calls."""
+
+    def __init__(self, inner: Workers, calls: int) -> None:
+        super().__init__(inner)
+        self._left = calls
+
+    def poll(self, timeout: float) -> list[Event]:
+        self._left -= 1
+        if self._left < 0:
+            raise KeyboardInterrupt
+        return self._inner.poll(timeout)
 
 
 class CountingStore(MemoryStore):
@@ -106,94 +178,47 @@ class CountingStore(MemoryStore):
         return sum(stop - first for spans in self._records.values() for first, stop in spans)
 
 
-class DiesAfter:
-    """An executor that stops the process, so to speak, after some jobs."""
-
-    def __init__(self, inner: Executor, jobs: int) -> None:
-        self._inner, self._left = inner, jobs
-        self.name, self.plan = inner.name, inner.plan
-
-    def submit(self, job: Job) -> None:
-        self._inner.submit(job)
-
-    def collect(self) -> list[tuple[Job, np.ndarray]]:
-        done = self._inner.collect()
-        self._left -= len(done)
-        if self._left < 0:
-            raise KeyboardInterrupt
-        return done
-
-    def describe(self) -> dict[str, Any]:
-        return self._inner.describe()
-
-    def close(self) -> None:
-        self._inner.close()
-
-
-@pytest.mark.parametrize("jobs", [0, 1, 2, 9, 30])
+@pytest.mark.parametrize("calls", [0, 2, 3, 9, 30])
 def test_after_a_stop_the_same_transcript_and_nothing_kept_is_computed_again(
-    jobs: int, reference: str
+    calls: int, reference: str
 ) -> None:
     memo = CountingStore()
     with pytest.raises(KeyboardInterrupt):
-        transcript(DiesAfter(make(InlineExecutor, 1, 2), jobs), memo)
-    kept_batches = memo.batches()
-    again, counts = transcript(make(InlineExecutor, 1, 2), memo)
+        run(DiesAfter(inline(2), calls), memo)
+    kept = memo.batches()
+    recording = Recording(inline(2))
+    again, _ = run(recording, memo)
     assert again == reference
-    # Every record that was missing was computed once: the shares of the batches add up.
-    full = MemoryStore()
-    transcript(make(InlineExecutor, 1, 2), full)
-    assert memo.count() == full.count()
-    assert memo.batches() - kept_batches == pytest.approx(
-        (counts.computed + counts.gradients) * len(DATA.batches)
-    )
+    full = CountingStore()
+    run(inline(2), full)
+    assert memo.batches() == full.batches() == kept + sum(recording.computed().values())
 
 
 def test_a_job_is_one_transaction() -> None:
     class Watched(MemoryStore):
         sizes: ClassVar[list[int]] = []
 
-        def add(self, records: Any) -> Any:
+        def add(self, records: Sequence[Record]) -> None:
             self.sizes.append(len(records))
-            return super().add(records)
+            super().add(records)
 
-    memo = Watched()
-    dispatcher = Dispatcher(make(InlineExecutor, 1, 2), memo, SHAPE)
-    dispatcher.outputs(HeadSet(), [HeadSet.of([j]) for j in range(12)])
-    assert memo.sizes == [12, 12]
-
-
-def test_the_value_that_stands_in_the_memo_is_the_one_used() -> None:
-    """Two processes that computed the same state a bit differently go on with the same bytes."""
-    memo = MemoryStore()
-    dispatcher = Dispatcher(make(InlineExecutor, 1, 1), memo, SHAPE)
-    state = HeadSet.of([4])
-
-    class Races(MemoryStore):
-        def add(self, records: Any) -> Any:
-            memo.add(
-                [type(r)(r.state, r.kind, r.first, r.stop, other_value(r.value)) for r in records]
-            )
-            return memo.add(records)
-
-    def other_value(value: bytes) -> bytes:
-        from headsearch.memo.codec import pack_array, unpack_array
-
-        dtype, shape, data = unpack_array(value)
-        array = np.frombuffer(data, dtype).reshape(shape) + 1
-        return pack_array(dtype, shape, array.astype(dtype).tobytes())
-
-    plain = dispatcher.outputs(HeadSet(), [state])[0]
-    raced = Dispatcher(make(InlineExecutor, 1, 1), Races(), SHAPE)
-    memo._records.clear()
-    np.testing.assert_allclose(raced.outputs(HeadSet(), [state])[0], plain + 1)
+    dispatcher = Dispatcher(inline(), Watched(), SHAPE)
+    dispatcher.ask([ask(*range(12))])
+    # Three groups of four, so that one worker has some jobs too, on four rounds.
+    assert sum(Watched.sizes) == 12 * 4
+    assert all(size >= 12 for size in Watched.sizes)
 
 
-def test_spans_that_straddle_the_new_shards_are_used_where_they_cover_the_whole() -> None:
-    memo = MemoryStore()
-    first = Dispatcher(make(InlineExecutor, 1, 2), memo, SHAPE)
-    state = HeadSet.of([4])
-    expected = first.outputs(HeadSet(), [state])[0]
-    second = Dispatcher(make(InlineExecutor, 1, 4), memo, SHAPE)
-    np.testing.assert_array_equal(second.outputs(HeadSet(), [state])[0], expected)
-    assert second.counts.computed == 0
+def test_what_is_under_way_for_nobody_is_waited_for_when_it_is_asked_for(
+    ray_cluster: None,
+) -> None:
+    recording = Recording(RayWorkers(BUNDLE, DATA, plan(4, 9)))
+    dispatcher = Dispatcher(recording, MemoryStore(), SHAPE)
+    try:
+        for head in range(11):
+            dispatcher.ask([ask(head)], lambda head=head: [ask(head + 1)])
+    finally:
+        recording.close()
+    assert set(recording.computed().values()) == {1}
+    assert any(job.speculative for job in recording.sent)
+    assert dispatcher.counts.used > 0

@@ -56,7 +56,8 @@ class TestKept:
     def test_fingerprints_share_a_file_and_see_nothing_of_each_other(self, path: Path) -> None:
         mine, yours = record(b"\x01", value=b"mine"), record(b"\x01", value=b"yours")
         with closing(SqliteStore(path, "a")) as a, closing(SqliteStore(path, "b")) as b:
-            assert (a.add([mine]), b.add([yours])) == ([mine], [yours])
+            a.add([mine])
+            b.add([yours])
             assert a.find("outputs", [b"\x01"]) == {b"\x01": [mine]}
             assert b.find("outputs", [b"\x01"]) == {b"\x01": [yours]}
             assert (a.count(), b.count()) == (1, 1)
@@ -65,7 +66,9 @@ class TestKept:
         first, second = record(b"\x01", value=b"first"), record(b"\x01", value=b"second")
         with closing(SqliteStore(path, "f")) as a, closing(SqliteStore(path, "f")) as b:
             a.add([first])
-            assert b.add([second]) == [first]
+            b.add([second])
+            for store in (a, b):
+                assert store.find("outputs", [b"\x01"]) == {b"\x01": [first]}
 
     def test_the_file_says_whose_it_is(self, full: Path) -> None:
         # The file format's own documentation: user version at 60, application id at 68.
@@ -76,7 +79,8 @@ class TestKept:
     def test_an_empty_file_becomes_a_memo(self, path: Path) -> None:
         path.touch()
         with closing(SqliteStore(path, "f")) as store:
-            assert store.add(MANY) == MANY
+            store.add(MANY)
+            assert store.count() == len(MANY)
 
     def test_any_file_name_will_do(self, tmp_path: Path) -> None:
         folder = tmp_path / "a b?mode=ro#%41"
@@ -186,12 +190,6 @@ class TestDamaged:
             refusal(full)
         )
 
-    def test_the_wrong_value_does_not_stand(self, full: Path) -> None:
-        with closing(sqlite3.connect(full)) as db, db:
-            db.execute("UPDATE scores SET value = 'text' WHERE state = ?", (STATES[0],))
-        with closing(SqliteStore(full, "f")) as store, pytest.raises(MemoError, match="checksum"):
-            store.add([MANY[0]])
-
     @pytest.mark.parametrize("seed", range(24))
     def test_bytes_anywhere_are_noticed_or_harmless(self, full: Path, seed: int) -> None:
         where = random.Random(seed)
@@ -233,7 +231,7 @@ class TestInUse:
             )
             assert store.find("outputs", STATES) == {r.state: [r] for r in early}
             store._db.execute("PRAGMA max_page_count = 100000")  # room was made
-            assert store.add(batch) == batch
+            store.add(batch)
         with closing(SqliteStore(path, "f")) as store:
             assert store.find("outputs", STATES) == {r.state: [r] for r in MANY}
 
@@ -247,7 +245,8 @@ class TestInUse:
             with pytest.raises(KeyboardInterrupt):
                 store.add(Interrupted())
             assert store.count() == 0
-            assert store.add(MANY) == MANY
+            store.add(MANY)
+            assert store.count() == len(MANY)
 
     def test_a_lock_that_is_held_too_long(
         self, full: Path, monkeypatch: pytest.MonkeyPatch
@@ -263,7 +262,8 @@ class TestInUse:
                 store.add([record(b"\x99")])
             assert store.find("outputs", STATES[:1]) == {STATES[0]: [MANY[0]]}  # reading goes on
             other.execute("ROLLBACK")
-            assert store.add([record(b"\x99")]) == [record(b"\x99")]
+            store.add([record(b"\x99")])
+            assert store.find("outputs", [b"\x99"]) == {b"\x99": [record(b"\x99")]}
 
     def test_a_lock_that_is_held_exclusively(
         self, path: Path, monkeypatch: pytest.MonkeyPatch

@@ -30,7 +30,9 @@ def main(path: str, name: str, batches: str) -> None:
     sys.stdin.readline()
     store = SqliteStore(Path(path), "fingerprint")
     for batch in range(int(batches)):
-        standing = store.add([Record(s, "outputs", 0, 1, value(name, s)) for s in states(batch)])
+        store.add([Record(s, "outputs", 0, 1, value(name, s)) for s in states(batch)])
+        found = store.find("outputs", states(batch))
+        standing = [found[state][0] for state in states(batch)]
         print(batch, *(r.value.split(b":")[0].decode() for r in standing), flush=True)
     store.close()
 

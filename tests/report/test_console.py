@@ -47,7 +47,7 @@ def test_a_terminal_gets_one_line_that_changes_and_fits() -> None:
     shown, stream = console(terminal=True)
     with Progress(shown) as progress:
         progress.on_step(step(2, 5))
-        progress.on_counts(5.0, 0)
+        progress.on_counts(5.0, 0, {})
         progress.on_step(step(4, 9))
     text = stream.getvalue()
     assert "4 heads removed" in text

@@ -140,10 +140,12 @@ def test_another_budget_on_the_same_memo_reuses_scores(
     assert done.code == 0, done.err
     shared = json.loads((out / "progress.json").read_text())
     assert shared["reused"] >= 10
-    assert shared["reused"] + shared["computed"] == result_of(out)["evaluations"]
+    total = result_of(out)["evaluations"]
+    assert shared["reused"] + shared["computed"] == pytest.approx(total, abs=2e-3)
     fresh = tmp_path / "fresh"
     headsearch(*args, "--max-drop", "0.06", "--out", fresh)
-    assert (fresh / "mask.json").read_bytes() == (out / "mask.json").read_bytes()
+    for name in ("mask.json", "transcript.jsonl"):  # what was in the memo changes nothing
+        assert (fresh / name).read_bytes() == (out / name).read_bytes()
 
 
 def test_resume_may_change_the_budget(run: Path, tmp_path: Path, headsearch: Any) -> None:

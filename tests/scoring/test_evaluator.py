@@ -1,4 +1,4 @@
-"""The evaluator equals the plain path for every state, parent, stack size and cache size."""
+"""The evaluator equals the plain path, and a score depends on nothing but its state."""
 
 from __future__ import annotations
 
@@ -38,11 +38,10 @@ def children_of(parent: HeadSet) -> list[HeadSet]:
 
 
 @pytest.mark.parametrize("parent", PARENTS)
-@pytest.mark.parametrize("stack_tokens", [1, 100, 8192])
-def test_equals_the_plain_path(model: nn.Module, parent: HeadSet, stack_tokens: int) -> None:
+def test_equals_the_plain_path(model: nn.Module, parent: HeadSet) -> None:
     data = tiny_data(model)
     children = children_of(parent)
-    evaluator = evaluator_of(model, data, stack_tokens=stack_tokens)
+    evaluator = evaluator_of(model, data)
     found = evaluator.outputs(parent, children, Span(0, len(data.batches)))
     assert found.shape == (len(children), data.examples, 3)
     assert found.dtype == np.float32
@@ -50,6 +49,39 @@ def test_equals_the_plain_path(model: nn.Module, parent: HeadSet, stack_tokens: 
         expected = plain_outputs(model, data.batches, child)
         np.testing.assert_allclose(outputs, expected, rtol=0, atol=1e-5)
         np.testing.assert_array_equal(outputs.argmax(-1), expected.argmax(-1))
+
+
+def test_a_score_is_a_function_of_its_state_alone(model: nn.Module) -> None:
+    """To the last bit: whatever parent, siblings and cache it is computed with."""
+    data = tiny_data(model)
+    state, span = HeadSet.of([1, 4, 6, 9]), Span(0, 5)
+    alone = evaluator_of(model, data, cache_bytes=0).outputs(state, [state], span)[0]
+    assert np.abs(alone - plain_outputs(model, data.batches, HeadSet())).max() > 1e-4
+    evaluator = evaluator_of(model, data)
+    for parent in (*PARENTS, HeadSet.of([1]), HeadSet.of([1, 4, 6]), HeadSet.of([9, 10])):
+        for siblings in ([], children_of(parent)):
+            found = evaluator.outputs(parent, [*siblings, state], span)[-1]
+            np.testing.assert_array_equal(found, alone)
+
+
+@pytest.mark.parametrize(("width", "heads"), [(384, 12), (768, 12), (1024, 16)])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_same_holds_at_the_sizes_of_real_models(width: int, heads: int, threads: int) -> None:
+    """Small products take other kernels than large ones."""
+    model = tiny_model(
+        "BERT", hidden_size=width, num_attention_heads=heads, intermediate_size=2 * width
+    )
+    data = tiny_data(model, examples=66, per_batch=33)
+    states = [HeadSet.of(range(1, 2 * heads, step)) for step in (1, 2, 3)]
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        evaluator, span = evaluator_of(model, data), Span(0, 2)
+        alone = [evaluator.outputs(state, [state], span)[0] for state in states]
+        for parent in (HeadSet(), HeadSet.of([1]), HeadSet.of(range(1, 2 * heads, 6))):
+            np.testing.assert_array_equal(evaluator.outputs(parent, states, span), alone)
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_heads_have_effects_here_too(model: nn.Module) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
 from headsearch.heads import HeadMap, HeadSet
-from headsearch.search.problem import Problem
+from headsearch.search.problem import GRADIENTS, Ask, Problem
 from headsearch.task.metric import Score, make_objective
 
 
@@ -41,7 +41,10 @@ class Lattice:
         self._single = random.normal(size=(total, examples, classes)) * effect
         self._pair = random.normal(size=(total, total, examples, classes)) * interaction
         self.problem = Problem(self.shape, make_objective("accuracy", labels, classes), max_drop)
-        self.asked: list[tuple[HeadSet, tuple[HeadSet, ...]]] = []
+        self.rounds: tuple[int, ...] = (examples // 2, 3 * examples // 4)
+        self.questions: list[list[Ask]] = []  # of every call, in order
+        self.expected: list[list[Ask]] = []  # what was expected to come next
+        self.given: list[tuple[HeadSet, int]] = []  # states and how many examples of each
 
     def of(self, heads: HeadSet) -> np.ndarray:
         """The outputs of one state, whatever it is asked with."""
@@ -51,9 +54,27 @@ class Lattice:
             outputs = outputs + self._pair[i, [j for j in rows if j > i]].sum(axis=0)
         return outputs.astype(np.float32)
 
-    def outputs(self, parent: HeadSet, children: Sequence[HeadSet]) -> list[np.ndarray]:
-        self.asked.append((parent, tuple(children)))
-        return [self.of(child) for child in children]
+    def ask(
+        self, asks: Sequence[Ask], ahead: Callable[[], Iterable[Ask]] = tuple
+    ) -> list[list[np.ndarray]]:
+        self.questions.append(list(asks))
+        self.expected.append(list(ahead()))
+        answers = []
+        for ask in asks:
+            if ask.kind == GRADIENTS:
+                answers.append([self.gradients(state) for state in ask.states])
+            else:
+                answers.append([self.by_rounds(ask, state) for state in ask.states])
+        return answers
+
+    def by_rounds(self, ask: Ask, state: HeadSet) -> np.ndarray:
+        """The outputs up to the round where the asker gives up."""
+        outputs = self.of(state)
+        for rows in self.rounds:
+            if ask.decide is not None and not ask.decide(outputs[:rows]):
+                outputs = outputs[:rows]
+        self.given.append((state, len(outputs)))
+        return outputs
 
     def gradients(self, state: HeadSet) -> np.ndarray:
         # Interactions are linear in each gate, so that the derivative is the exact difference.

@@ -55,6 +55,48 @@ def test_lookahead_is_the_greedy_path_of_a_plain_loop(caution: float) -> None:
     assert Lookahead(caution, limit=2).path(view()).heads == tuple(path[:2])
 
 
+@pytest.mark.parametrize("caution", [0.0, 0.3])
+@pytest.mark.parametrize("classes", [1, 2, 3, 5])
+def test_the_shortlist_finds_what_looking_at_all_heads_finds(caution: float, classes: int) -> None:
+    random = np.random.default_rng(classes)
+    labels = random.integers(0, classes, 300) if classes > 1 else random.normal(size=300)
+    objective = make_objective("accuracy" if classes > 1 else "pearson", labels, classes)
+    outputs = random.normal(size=(300, classes)).astype(np.float32)
+    effects = (
+        random.normal(size=(60, 300, classes)) * random.uniform(0.05, 0.5, (60, 1, 1))
+    ).astype(np.float32)
+    node = Node(HeadSet(), outputs, objective.score(outputs), True)
+    asked = View(
+        Problem(HeadMap((30, 30)), objective, 0.1), Threshold(0.1), node, np.arange(60), effects
+    )
+    full = Lookahead(caution, limit=24, shortlist=60).path(asked).heads
+    short = Lookahead(caution, limit=24).path(asked).heads
+    losses = [
+        objective.losses(outputs + effects[list(path)].sum(axis=0)).mean() for path in (full, short)
+    ]
+    assert losses[1] < 1.02 * losses[0]
+    assert len(set(full[:8]) & set(short[:8])) >= 7
+
+
+@pytest.mark.parametrize("classes", [1, 2])
+def test_derivatives_are_those_of_the_loss(classes: int) -> None:
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 2, 40) if classes > 1 else random.normal(size=40)
+    objective = make_objective("accuracy" if classes > 1 else "pearson", labels, classes)
+    outputs = random.normal(size=(40, classes))
+    step = random.normal(size=(40, classes)) * 1e-2
+    if classes > 1:
+        step -= step.mean(axis=1, keepdims=True)
+    slopes, curves = objective.derivatives(outputs)
+    expected = objective.losses(outputs + step) - objective.losses(outputs)
+    found = (slopes * step + curves * step**2).sum(axis=1)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6)
+    assert np.abs(expected).max() > 1e-3
+    outputs[3] = np.nan
+    slopes, curves = objective.derivatives(outputs)
+    assert (slopes[3] == 0).all()
+
+
 def test_reach_is_the_longest_prefix_predicted_feasible() -> None:
     for drop in (-30, -3, 0, 3, 10, 40):
         asked = view(drop)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 import pytest
 
 from headsearch.errors import DataError, InputError
 from headsearch.task.batches import Batch, BatchedData, Span, tokenise
 from headsearch.task.data import Examples
+from headsearch.task.shards import rounds
 from tests.words import texts_and_labels, tiny_tokenizer
 
 
@@ -18,12 +17,14 @@ def examples(count: int = 50) -> Examples:
     return Examples(texts, None, np.array([label == "pos" for label in labels], dtype=np.int64))
 
 
-def test_every_example_is_there_once_shortest_first_and_only_as_wide_as_needed() -> None:
+def test_every_example_is_there_once_by_length_in_each_round_and_only_as_wide_as_needed() -> None:
     source, tokenizer = examples(), tiny_tokenizer()
     data = tokenise(source, tokenizer, batch_examples=8)
     assert sorted(data.order) == list(range(50))
-    assert [batch.examples for batch in data.batches] == [8] * 6 + [2]
+    assert [batch.examples for batch in data.batches] == [8, 8, 8, 2, 8, 8, 8]
     np.testing.assert_array_equal(data.labels, source.labels[data.order])
+    # By length the batches are 0 to 6: every second, then every second of the rest, and so on.
+    assert [(span.first, span.stop) for span in rounds(7)] == [(0, 4), (4, 6), (6, 7)]
     lengths, row = [], 0
     for batch in data.batches:
         ids, mask = batch.arrays["input_ids"], batch.arrays["attention_mask"]
@@ -35,7 +36,8 @@ def test_every_example_is_there_once_shortest_first_and_only_as_wide_as_needed()
             assert mask[i].tolist() == [1] * len(expected) + [0] * (batch.tokens - len(expected))
             lengths.append(len(expected))
             row += 1
-    assert lengths == sorted(lengths)
+    for start, stop in ((0, 26), (26, 42), (42, 50)):
+        assert lengths[start:stop] == sorted(lengths[start:stop])
     padded = sum(batch.examples * batch.tokens for batch in data.batches)
     assert data.padding_waste == pytest.approx(1 - sum(lengths) / padded)
 
@@ -117,29 +119,6 @@ def data_with_loads(loads: list[int]) -> BatchedData:
         for load in loads
     )
     return BatchedData(batches, np.zeros(sum(loads)), np.arange(sum(loads)))
-
-
-@pytest.mark.parametrize("loads", [[1], [5, 1, 1, 1], [1, 2, 3, 4, 5, 6], [9, 1, 9, 1, 9], [2] * 7])
-def test_shards_are_whole_batches_and_the_largest_is_as_small_as_can_be(loads: list[int]) -> None:
-    data = data_with_loads(loads)
-    for count in range(1, len(loads) + 1):
-        spans = data.shards(count)
-        assert len(spans) == count
-        assert [i for span in spans for i in range(span.first, span.stop)] == list(
-            range(len(loads))
-        )
-        assert all(span.first < span.stop for span in spans)
-        found = max(sum(loads[s.first : s.stop]) for s in spans)
-        cuts = itertools.combinations(range(1, len(loads)), count - 1)
-        best = min(
-            max(sum(loads[a:b]) for a, b in itertools.pairwise([0, *cut, len(loads)]))
-            for cut in cuts
-        )
-        assert found == best
-        assert spans == data.shards(count)
-    for count in (0, len(loads) + 1):
-        with pytest.raises(InputError, match=f"between 1 and {len(loads)}, .* but got {count}"):
-            data.shards(count)
 
 
 def test_rows_of_a_span() -> None:

@@ -33,9 +33,10 @@ class View:
 
     @cached_property
     def loss_gradients(self) -> np.ndarray:
-        """d loss / d gate of every example, (remaining, examples) float64."""
+        """d loss / d gate of every example, (remaining, examples) float32."""
         slopes = self.problem.objective.slopes(self.node.outputs)  # (examples, classes)
-        return np.asarray(-np.einsum("jec,ec->je", self.effects, slopes, dtype=np.float64))
+        slopes32 = slopes.astype(np.float32)
+        return np.asarray(-np.einsum("jec,ec->je", self.effects, slopes32))
 
     @cached_property
     def layers(self) -> np.ndarray:

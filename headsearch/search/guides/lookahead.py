@@ -15,15 +15,22 @@ class Lookahead:
 
     The predicted outputs after removing A are outputs(S) + the sum of the effects over A. Caution 0
     trusts that sum wholly and so picks heads whose effect is mispredicted; a large caution removes
-    the heads that do least. O(reach * remaining * examples * classes).
+    the heads that do least.
+
+    At each step the loss's second-order Taylor expansion in the effects names a shortlist, in two
+    matrix-vector products, and the predicted losses themselves decide among it. With all heads on
+    the shortlist the path costs as many losses as it has steps times heads, which for 384 heads
+    and 10,000 examples is minutes instead of a second.
 
     Attributes:
         caution: weight of the mean absolute effect, in loss per unit of output.
         limit: longest path that is built.
+        shortlist: how many heads' losses are predicted at each step.
     """
 
     caution: float
     limit: int = 32
+    shortlist: int = 12
 
     @property
     def name(self) -> str:
@@ -34,14 +41,29 @@ class Lookahead:
         """See `Guide.path`."""
         objective = view.problem.objective
         penalty = self.caution * np.abs(view.effects).mean(axis=(1, 2), dtype=np.float64)
+        flat = squares = view.effects[:0]
+        if len(view.heads) > self.shortlist:
+            moved = view.effects
+            if moved.shape[2] > 1:  # moving all classes together changes nothing
+                moved = moved - moved.mean(axis=2, keepdims=True)
+            flat = moved.reshape(len(view.heads), -1)
+            squares = np.square(flat)
         outputs = view.node.outputs.astype(np.float64)
-        remaining = list(range(len(view.heads)))
+        open_still = np.ones(len(view.heads), dtype=bool)
         order: list[int] = []
-        while remaining and len(order) < self.limit:
-            losses = objective.losses(outputs[None] + view.effects[remaining]).mean(axis=1)
-            best = int(np.argmin(losses + penalty[remaining]))
-            place = remaining.pop(best)
-            outputs = outputs + view.effects[place]
-            order.append(int(view.heads[place]))
+        while open_still.any() and len(order) < self.limit:
+            places = np.flatnonzero(open_still)
+            if len(places) > self.shortlist:
+                slopes, curves = objective.derivatives(outputs)
+                change = flat @ slopes.ravel() + squares @ curves.ravel()
+                guess = change / len(outputs) + penalty
+                guess[~open_still | np.isnan(guess)] = np.inf
+                places = np.sort(np.argsort(guess, kind="stable")[: self.shortlist])
+                places = places[open_still[places]]
+            losses = objective.losses(outputs[None] + view.effects[places]).mean(axis=1)
+            best = places[int(np.argmin(losses + penalty[places]))]
+            open_still[best] = False
+            outputs = outputs + view.effects[best]
+            order.append(int(view.heads[best]))
         path = tuple(order)
         return Path(path, predicted_reach(view, path))

@@ -37,6 +37,10 @@ class Fisher:
         return _ascending(view, np.square(view.loss_gradients).mean(axis=1))
 
 
+# Reach is looked for in so many heads: no more is ever made of it.
+LIMIT = 32
+
+
 def _ascending(view: View, importance: np.ndarray) -> Path:
     path = tuple(int(j) for j in view.heads[np.argsort(importance, kind="stable")])
-    return Path(path, predicted_reach(view, path))
+    return Path(path, predicted_reach(view, path[:LIMIT]))

@@ -1,0 +1,295 @@
+"""Ray actors as workers: each loads the model once and computes calls.
+
+Restarts are ours: calls to an actor that Ray is restarting fail, calls to a new one wait.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Mapping, Sequence
+from time import monotonic, perf_counter, sleep
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+from ray import exceptions as ray_exceptions
+
+from headsearch.engine.executor import (
+    Died,
+    Done,
+    Event,
+    Failed,
+    Job,
+    Lost,
+    Plan,
+    Up,
+    describe,
+)
+from headsearch.engine.ray_cluster import ask_for, connect
+from headsearch.engine.ray_metrics import Gauges
+from headsearch.engine.worker import make_evaluator, run_job
+from headsearch.errors import EngineError
+from headsearch.heads import HeadSet
+from headsearch.model.bundle import ModelBundle
+from headsearch.scoring.item import WorkItem
+from headsearch.task.batches import Batch, BatchedData, Span
+
+# How often a cluster is looked at for room for more workers.
+GROW_SECONDS = 2.0
+# So many workers in a row that die before they are up: none ever will be.
+MOST_FAILED_STARTS = 6
+
+# After a failed start the slot is tried again so much later.
+RESTART_SECONDS = 5.0
+
+_LOST = (ray_exceptions.ObjectLostError, ray_exceptions.GetTimeoutError)
+
+SentJob = tuple[str, bytes, list[bytes], int, int, bool]
+
+
+class ScoringActor:
+    """A worker: holds the model and serves calls. Only numpy arrays, numbers and text reach it."""
+
+    def __init__(
+        self, name: str, model: dict[str, Any], data: dict[str, Any], plan: dict[str, Any]
+    ) -> None:
+        self._name = name
+        if plan["threads"] is not None:
+            torch.set_num_threads(plan["threads"])
+        batches = tuple(Batch(arrays) for arrays in data["batches"])
+        self._evaluator = make_evaluator(
+            ModelBundle(**model),
+            BatchedData(batches, data["labels"], data["order"]),
+            dtype=plan["dtype"],
+            gpus=plan["gpus"],
+            cache_bytes=plan["cache_bytes"],
+        )
+        print(f"{name} is up", flush=True)
+
+    def __repr__(self) -> str:
+        return self._name  # before each line of its log
+
+    def up(self) -> int:
+        """Return this worker's process id."""
+        return os.getpid()
+
+    def run(self, jobs: list[SentJob]) -> tuple[float, list[np.ndarray] | tuple[int, str]]:
+        """Compute jobs; return seconds and results, or the place of a job that fails and why."""
+        started, arrays = perf_counter(), []
+        for place, (kind, parent, children, first, stop, speculative) in enumerate(jobs):
+            states = tuple(HeadSet.from_bytes(child) for child in children)
+            item = WorkItem(kind, HeadSet.from_bytes(parent), states)
+            try:
+                arrays.append(run_job(self._evaluator, item, Span(first, stop), speculative))
+            except Exception as error:
+                if "CUDA error" in str(error):  # this process can use its GPU no more
+                    print(f"{self._name} ends: {error}", flush=True)
+                    os._exit(1)
+                line = str(error) if isinstance(error, EngineError) else f"{error!r}"
+                return perf_counter() - started, (place, line)
+        return perf_counter() - started, arrays
+
+
+class RayWorkers:
+    """Starts actors, replaces dead ones, and takes more where a cluster grows."""
+
+    name = "ray"
+    actor: type = ScoringActor
+    depth = 2  # one call runs, one waits at the actor, so that it never idles for a round trip
+
+    def __init__(
+        self, bundle: ModelBundle, data: BatchedData, plan: Plan, address: str | None = None
+    ) -> None:
+        self.plan = plan
+        self._started_ray = connect(address, cpus=plan.workers * (plan.threads or 1))
+        # Each is put once; numpy arrays inside are read in place by all actors of a node.
+        batches = [dict(batch.arrays) for batch in data.batches]
+        try:
+            self._model = ray.put(
+                {
+                    "module": bundle.module,
+                    "name": bundle.name,
+                    "config": bundle.config,
+                    "arrays": bundle.arrays,
+                }
+            )
+            self._data = ray.put({"batches": batches, "labels": data.labels, "order": data.order})
+        except ray_exceptions.RayError as error:
+            raise EngineError(f"could not share the model with workers: {_line(error)}") from None
+        self._needs: dict[str, float] = {"CPU": plan.threads or 1}
+        if plan.gpus:
+            self._needs["GPU"] = plan.gpus
+        self._grows = address is not None and plan.most_workers > plan.workers
+        self._asked = address is not None
+        self._looked = monotonic()
+        self._actors: dict[int, Any] = {}  # by slot
+        self._starting: dict[Any, int] = {}  # reference -> slot
+        self._running: dict[Any, tuple[int, int]] = {}  # reference -> (call, slot)
+        self._gauges = Gauges()
+        self._name = secrets.token_hex(4)  # actors of other searches have names too
+        self._starts = 0
+        self._failed_starts = 0
+        self.most_live = 0
+        self._again: list[tuple[float, int]] = []  # when to start a worker in which slot again
+        self._class = ray.remote(self.actor)
+        try:
+            if self._asked:
+                ask_for(plan.most_workers, self._needs)
+            for slot in range(plan.workers):
+                self._start(slot)
+        except BaseException:
+            self.close()
+            raise
+
+    def send(self, slot: int, call: int, jobs: Sequence[Job]) -> None:
+        """See `Workers.send`."""
+        sent = [
+            (
+                job.item.kind,
+                job.item.parent.to_bytes(),
+                [child.to_bytes() for child in job.item.children],
+                job.piece.span.first,
+                job.piece.span.stop,
+                job.speculative,
+            )
+            for job in jobs
+        ]
+        self._running[self._actors[slot].run.remote(sent)] = (call, slot)
+
+    def poll(self, timeout: float) -> list[Event]:
+        """See `Workers.poll`.
+
+        Raises:
+            EngineError: no worker can be started.
+        """
+        if self._grows and monotonic() - self._looked >= GROW_SECONDS:
+            self._grow()
+        while self._again and self._again[0][0] <= monotonic():
+            self._start(self._again.pop(0)[1])
+        references = [*self._running, *self._starting]
+        if not references:
+            sleep(min(timeout, 0.1))
+            return []
+        ready, rest = ray.wait(references, num_returns=1, timeout=timeout)
+        if ready and rest:
+            more, _ = ray.wait(rest, num_returns=len(rest), timeout=0)
+            ready += more
+        events: list[Event] = []
+        for reference in ready:
+            if reference in self._starting:
+                events += self._take_start(reference)
+            elif reference in self._running:
+                events += self._take_result(reference)
+        self.most_live = max(self.most_live, len(self._actors) - len(self._starting))
+        return events
+
+    def now(self) -> float:
+        """See `Workers.now`."""
+        return monotonic()
+
+    def show(self, figures: Mapping[str, float]) -> None:
+        """See `Workers.show`: in Ray's dashboard."""
+        self._gauges.show(figures)
+
+    def describe(self) -> dict[str, Any]:
+        """See `Workers.describe`."""
+        return {**describe(self), "most_workers_seen": self.most_live}
+
+    def close(self) -> None:
+        """See `Workers.close`."""
+        if self._asked:
+            self._asked = False
+            ask_for(0, self._needs)
+        for actor in self._actors.values():
+            ray.kill(actor)
+        self._actors, self._starting, self._running = {}, {}, {}
+        self._model = self._data = None
+        if self._started_ray:
+            ray.shutdown()
+            self._started_ray = False
+
+    def worker_pids(self) -> list[int]:
+        """Return the process id of each worker, once it is up."""
+        pids: list[int] = ray.get([actor.up.remote() for actor in self._actors.values()])
+        return pids
+
+    def _start(self, slot: int) -> None:
+        shards = self.plan.layout.shards
+        name = f"headsearch worker {slot}, shard {slot % shards} of {shards}"
+        sent = {
+            "threads": self.plan.threads,
+            "gpus": self.plan.gpus,
+            "dtype": self.plan.dtype,
+            "cache_bytes": self.plan.cache_bytes,
+        }
+        self._starts += 1
+        actor = self._class.options(
+            name=f"{name}, {self._name}-{self._starts}",
+            num_cpus=self._needs["CPU"],
+            num_gpus=self.plan.gpus,
+            max_restarts=0,
+            max_task_retries=0,
+        ).remote(name, self._model, self._data, sent)
+        self._actors[slot] = actor
+        self._starting[actor.up.remote()] = slot
+
+    def _take_start(self, reference: Any) -> list[Event]:
+        slot = self._starting.pop(reference)
+        try:
+            ray.get(reference)
+        except ray_exceptions.RayError as error:
+            self._failed_starts += 1
+            others = len(self._actors) - 1  # up, or still starting
+            up = others - len(self._starting) - len(self._again)
+            if not up and (not self._starting or self._failed_starts >= MOST_FAILED_STARTS):
+                if "EngineError" in str(error):  # a clear one, from the worker itself
+                    text = str(error).split("EngineError:")[-1].strip().splitlines()[0]
+                    raise EngineError(text) from None
+                raise EngineError(
+                    f"{self._failed_starts} workers died before they were up; scores so far are "
+                    f"kept; the last: {_line(error)}"
+                ) from None
+            ray.kill(self._actors[slot])
+            self._again.append((monotonic() + RESTART_SECONDS, slot))
+            return []
+        self._failed_starts = 0
+        return [Up(slot)]
+
+    def _take_result(self, reference: Any) -> list[Event]:
+        if reference not in self._running:  # its worker died, and this was void with it
+            return []
+        call, slot = self._running.pop(reference)
+        try:
+            seconds, result = ray.get(reference)
+        except ray_exceptions.RayTaskError as error:
+            return [Failed(call, 0, _line(error.cause))]
+        except _LOST as error:
+            return [Lost(call, _line(error))]
+        except (
+            ray_exceptions.RayError
+        ) as error:  # of many kinds: the worker, its node or its raylet
+            for other in [r for r, (_, s) in self._running.items() if s == slot]:
+                del self._running[other]
+            ray.kill(self._actors[slot])
+            self._start(slot)
+            return [Died(slot, _line(error))]
+        if isinstance(result, tuple):
+            return [Failed(call, *result)]
+        return [Done(call, result, seconds)]
+
+    def _grow(self) -> None:
+        """Start workers where nodes have joined; not while others still wait for room."""
+        self._looked = monotonic()
+        if self._starting:
+            return
+        free = ray.available_resources()
+        room = min(int(free.get(name, 0) / need) for name, need in self._needs.items())
+        for _ in range(min(room, self.plan.most_workers - len(self._actors))):
+            self._start(len(self._actors))
+
+
+def _line(error: BaseException) -> str:
+    """What an error says in its last line: Ray's first is often a general one."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()

@@ -1,0 +1,99 @@
+"""One conformance suite for all kinds of workers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+import torch
+
+from headsearch.engine.executor import Workers
+from headsearch.engine.inline import InlineWorkers
+from headsearch.engine.ray_workers import RayWorkers
+from headsearch.engine.scheduler import Scheduler
+from headsearch.errors import EngineError
+from headsearch.heads import HeadSet
+from headsearch.model.plain import plain_outputs
+from headsearch.scoring.item import GRADIENTS, WorkItem
+from tests.engine.tasks import BUNDLE, DATA, MODEL, drain, inline, job, plan
+
+
+def ray_with(workers: int) -> Callable[[], Workers]:
+    return lambda: RayWorkers(BUNDLE, DATA, plan(workers, 2))
+
+
+# One engine for all tests of a kind: starting Ray's actors takes seconds.
+@pytest.fixture(
+    scope="module",
+    params=[lambda: inline(2), ray_with(1), ray_with(3)],
+    ids=["inline", "ray1", "ray3"],
+)
+def workers(request: pytest.FixtureRequest, ray_cluster: None) -> Iterator[Workers]:
+    made = request.param()
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def scheduler(workers: Workers) -> Scheduler:
+    return Scheduler(workers)
+
+
+def test_every_job_comes_back_once_with_its_own_result(scheduler: Scheduler) -> None:
+    pieces = plan(1, 2).layout.pieces
+    jobs = [
+        job(head * len(pieces) + place, piece, head)
+        for head in range(12)
+        for place, piece in enumerate(pieces)
+    ]
+    for each in jobs:
+        scheduler.submit(each)
+    done = drain(scheduler)
+    assert sorted(each.number for each, _ in done) == list(range(len(jobs)))
+    for each, found in done:
+        batches = DATA.batches[each.piece.span.first : each.piece.span.stop]
+        expected = plain_outputs(MODEL, batches, each.item.children[0])
+        np.testing.assert_allclose(found[0], expected, rtol=0, atol=1e-5)
+    assert not scheduler.pending
+    assert scheduler.waiting == scheduler.in_flight == scheduler.sent_twice == 0
+
+
+def test_gradients_have_one_row_for_the_state(scheduler: Scheduler) -> None:
+    piece = plan(1, 2).layout.pieces[0]
+    asked = job(0, piece, kind=GRADIENTS)
+    scheduler.submit(type(asked)(0, WorkItem(GRADIENTS, HeadSet.of([1])), piece, 1.0))
+    ((_, found),) = drain(scheduler)
+    rows = DATA.offsets[piece.span.stop] - DATA.offsets[piece.span.first]
+    assert found.shape == (1, rows, 3, 12)
+    assert np.abs(found).max() > 0
+
+
+def test_nothing_pending_gives_nothing(scheduler: Scheduler) -> None:
+    assert scheduler.collect() == []
+
+
+@pytest.mark.parametrize("make", [inline, ray_with(1)], ids=["inline", "ray1"])
+def test_a_job_that_fails_is_named(make: Callable[[], Workers], ray_cluster: None) -> None:
+    workers = make()
+    scheduler = Scheduler(workers)
+    scheduler.submit(job(7, workers.plan.layout.pieces[0], 1, kind="unheard of"))
+    with pytest.raises(EngineError, match=r"^job 7 \(unheard of of 1 states.*unknown kind of"):
+        drain(scheduler)
+    workers.close()
+    workers.close()
+
+
+def test_describes_itself(workers: Workers) -> None:
+    found = workers.describe()
+    assert found["name"] == workers.name
+    assert found["workers"] == workers.plan.workers
+    assert (found["shards"], found["replicas"]) == (2, 1)
+
+
+def test_inline_puts_torchs_thread_count_back() -> None:
+    before = torch.get_num_threads()
+    workers = InlineWorkers(BUNDLE, DATA, plan())
+    assert torch.get_num_threads() == 1
+    workers.close()
+    assert torch.get_num_threads() == before

@@ -1,0 +1,86 @@
+"""Rounds and pieces cover every batch once; runs are cut as evenly as can be."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from headsearch.errors import InputError
+from headsearch.task.batches import ROUNDS, Batch, BatchedData, Span, round_of
+from headsearch.task.shards import cut, lay_out, rounds
+
+
+def data_with(loads: list[int]) -> BatchedData:
+    """Batches of one example each, with so many tokens."""
+    batches = tuple(Batch({"input_ids": np.zeros((1, load), np.int64)}) for load in loads)
+    return BatchedData(batches, np.zeros(len(loads)), np.arange(len(loads)))
+
+
+@pytest.mark.parametrize("loads", [[1], [5, 1, 1, 1], [1, 2, 3, 4, 5, 6], [9, 1, 9, 1, 9], [2] * 7])
+def test_the_largest_run_is_as_small_as_can_be(loads: list[int]) -> None:
+    for count in range(1, len(loads) + 1):
+        runs = cut(loads, count)
+        assert len(runs) == count
+        assert [i for first, stop in runs for i in range(first, stop)] == list(range(len(loads)))
+        found = max(sum(loads[first:stop]) for first, stop in runs)
+        cuts = itertools.combinations(range(1, len(loads)), count - 1)
+        best = min(
+            max(sum(loads[a:b]) for a, b in itertools.pairwise([0, *inner, len(loads)]))
+            for inner in cuts
+        )
+        assert found == best
+
+
+@pytest.mark.parametrize("batches", [1, 2, 3, 4, 7, 8, 28, 155])
+def test_rounds_are_a_half_a_quarter_an_eighth_and_the_rest(batches: int) -> None:
+    found = rounds(batches)
+    assert [b for span in found for b in range(span.first, span.stop)] == list(range(batches))
+    sizes = [span.stop - span.first for span in found]
+    assert sum(sizes) == batches
+    assert len(sizes) <= ROUNDS
+    left = batches
+    for size in sizes[:-1]:
+        assert size == (left + 1) // 2
+        left -= size
+
+
+def test_every_round_is_a_sample_of_all_lengths() -> None:
+    by_round: dict[int, list[int]] = {}
+    for place in range(64):
+        by_round.setdefault(round_of(place), []).append(place)
+    assert by_round[0] == list(range(0, 64, 2))
+    assert by_round[1] == list(range(1, 64, 4))
+    assert by_round[2] == list(range(3, 64, 8))
+    assert by_round[3] == list(range(7, 64, 8))
+
+
+@pytest.mark.parametrize("shards", [1, 2, 3, 5, 13])
+def test_pieces_lie_in_rounds_and_cover_all(shards: int) -> None:
+    loads = [3, 9, 4, 4, 8, 1, 1, 7, 20, 2, 5, 5, 6]
+    layout = lay_out(data_with(loads), shards)
+    assert [b for p in layout.pieces for b in range(p.span.first, p.span.stop)] == list(range(13))
+    for piece in layout.pieces:
+        whole = layout.rounds[piece.round]
+        assert whole.first <= piece.span.first < piece.span.stop <= whole.stop
+        assert piece.load == sum(loads[piece.span.first : piece.span.stop])
+    assert {piece.shard for piece in layout.pieces} == set(range(shards))
+    by_round = [[layout.pieces[i].round for i in places] for places in layout.pieces_of_round]
+    assert by_round == [[r] * len(found) for r, found in enumerate(by_round)]
+    assert layout.load == sum(loads)
+    assert layout.rows == 13
+    assert layout.rows_of(Span(2, 5)) == 3
+
+
+def test_shards_have_about_the_same_load() -> None:
+    random = np.random.default_rng(0)
+    layout = lay_out(data_with([int(n) for n in random.integers(50, 100, size=155)]), 8)
+    sums = [sum(p.load for p in layout.pieces if p.shard == shard) for shard in range(8)]
+    assert max(sums) < 1.05 * layout.load / 8
+
+
+def test_more_shards_than_batches_or_none() -> None:
+    for count in (0, 4):
+        with pytest.raises(InputError, match=f"--shards must be between 1 and 3, .* got {count}"):
+            lay_out(data_with([1, 1, 1]), count)
