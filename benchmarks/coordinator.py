@@ -1,0 +1,151 @@
+"""The coordinator alone: null workers on Ray, so that all time is its own and Ray's.
+
+    python benchmarks/coordinator.py OUT.json               (about five minutes on two cores)
+
+For 1 to 64 actors it asks for all single removals of one parent after another, as an expansion
+does: 384 heads (BERT-large), data of 9,815 or 872 examples in batches of 64, two classes, a memo on
+disk behind the memo actor. The actors give back zeros at once. Reports items and HeadSets a
+second, milliseconds a scored HeadSet, and how the coordinator's memory grows with the HeadSets
+scored, whose outputs it does not keep here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import resource
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+
+from benchmarks.common import provenance
+from headsearch.engine.dispatch import Dispatcher
+from headsearch.engine.executor import Plan
+from headsearch.engine.ray_cluster import connect
+from headsearch.engine.ray_memo import RayMemo
+from headsearch.engine.ray_workers import RayWorkers
+from headsearch.heads import HeadMap, HeadSet
+from headsearch.model.bundle import ModelBundle
+from headsearch.search.problem import OUTPUTS, Ask
+from headsearch.task.batches import Batch, BatchedData
+from headsearch.task.shards import lay_out
+
+SHAPE = HeadMap((16,) * 24)
+CLASSES = 2
+
+
+def rows_per_batch(examples: int) -> list[int]:
+    return [min(64, examples - start) for start in range(0, examples, 64)]
+
+
+class Null:
+    """An actor that gives back zeros. Needs neither torch nor headsearch."""
+
+    def __init__(self, name: str, model: Any, data: Any, plan: Any) -> None:
+        self._rows = data["labels"]
+
+    def up(self) -> int:
+        return 0
+
+    def run(self, jobs: list[Any]) -> Any:
+        import numpy
+
+        arrays = [
+            numpy.zeros((len(children), int(self._rows[first:stop].sum()), 2), numpy.float32)
+            for _, _, children, first, stop, _ in jobs
+        ]
+        return 1e-6, arrays
+
+
+class NullWorkers(RayWorkers):
+    actor = Null
+
+
+def measure(actors: int, examples: int, parents: int) -> dict[str, Any]:
+    rows = rows_per_batch(examples)
+    batches = tuple(Batch({"input_ids": np.zeros((n, 40), np.int64)}) for n in rows)
+    data = BatchedData(batches, np.zeros(examples, np.int64), np.arange(examples))
+    sent = BatchedData((), np.array(rows), np.zeros(0))  # what the actors get
+    shards = min(actors, len(rows))
+    plan = Plan(
+        workers=actors,
+        most_workers=actors,
+        layout=lay_out(data, shards),
+        threads=1,
+        gpus=0,
+        dtype="float32",
+        cache_bytes=0,
+    )
+    connect(None, cpus=actors)
+    workers = NullWorkers(ModelBundle("", "", "", {}), sent, plan)
+    with tempfile.TemporaryDirectory() as folder:
+        memo = RayMemo(Path(folder) / "memo.sqlite", "null")
+        dispatcher = Dispatcher(workers, memo, SHAPE)
+        dispatcher.ask([Ask(OUTPUTS, HeadSet(), (HeadSet(),))])  # until the actors are up
+        while dispatcher.scheduler.live_workers < actors:
+            time.sleep(0.2)
+            dispatcher.ask(
+                [Ask(OUTPUTS, HeadSet(), (HeadSet.of([dispatcher.scheduler.live_workers]),))]
+            )
+        jobs, seconds, processor = dispatcher._next_job, 0.0, 0.0
+        scored = 0
+        memory: list[tuple[int, int]] = []
+        for number in range(parents):
+            parent = HeadSet.of([number, number + 70])
+            singles = tuple(parent.add(j) for j in range(384) if j not in parent)
+            began, used = time.perf_counter(), time.process_time()
+            dispatcher.ask([Ask(OUTPUTS, parent, singles)])
+            seconds += time.perf_counter() - began
+            processor += time.process_time() - used
+            scored += len(singles)
+            gc.collect()
+            memory.append((scored, resident()))
+        memo.close()
+        jobs = dispatcher._next_job - jobs
+        workers.close()
+    ray.shutdown()
+    half = len(memory) // 2
+    growth = (memory[-1][1] - memory[half][1]) / (memory[-1][0] - memory[half][0])
+    return {
+        "actors": actors,
+        "examples": examples,
+        "shards": shards,
+        "pieces": len(plan.layout.pieces),
+        "head_sets": scored,
+        "items": jobs,
+        "seconds": round(seconds, 3),
+        "items_per_second": round(jobs / seconds, 1),
+        "head_sets_per_second": round(scored / seconds, 1),
+        "milliseconds_per_head_set": round(1000 * seconds / scored, 4),
+        "processor_milliseconds_per_head_set": round(1000 * processor / scored, 4),
+        "memory_growth_bytes_per_head_set": round(growth, 1),
+    }
+
+
+def resident() -> int:
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * resource.getpagesize()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--actors", type=int, nargs="*", default=[1, 2, 4, 8, 16, 32, 64])
+    parser.add_argument("--examples", type=int, nargs="*", default=[872, 9815])
+    parser.add_argument("--parents", type=int, default=20)
+    options = parser.parse_args()
+    found = []
+    for examples in options.examples:
+        for actors in options.actors:
+            found.append(measure(actors, examples, options.parents))
+            print(json.dumps(found[-1]), flush=True)
+            options.out.write_text(json.dumps({**provenance(), "rows": found}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
