@@ -10,6 +10,8 @@ from headsearch.engine.dispatch import Dispatcher
 from headsearch.engine.executor import Job, Plan, Workers
 from headsearch.engine.inline import InlineWorkers
 from headsearch.engine.scheduler import Scheduler
+from headsearch.engine.simulated import Costs, SimulatedWorkers
+from headsearch.engine.worker import make_evaluator, run_job
 from headsearch.heads import HeadMap, HeadSet
 from headsearch.memo.memory import MemoryStore
 from headsearch.memo.store import MemoStore
@@ -43,6 +45,20 @@ def plan(workers: int = 1, shards: int = 1, **changes: Any) -> Plan:
 
 def inline(shards: int = 1) -> InlineWorkers:
     return InlineWorkers(BUNDLE, DATA, plan(1, shards))
+
+
+def simulated(workers: int, shards: int) -> SimulatedWorkers:
+    """Workers that compute, in virtual time: what they are sent is the same at every run."""
+    made = plan(workers, shards)
+    evaluator = make_evaluator(
+        BUNDLE, DATA, dtype="float32", gpus=0.0, cache_bytes=made.cache_bytes
+    )
+    return SimulatedWorkers(
+        made,
+        Costs(lambda job, cached: job.cost),
+        lambda job: run_job(evaluator, job.item, job.piece.span, job.speculative),
+        coordinator=False,
+    )
 
 
 def run(

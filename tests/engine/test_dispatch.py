@@ -18,7 +18,7 @@ from headsearch.memo.store import Record
 from headsearch.model.plain import plain_outputs
 from headsearch.scoring.item import GRADIENTS, OUTPUTS
 from headsearch.search.problem import Ask
-from tests.engine.tasks import BUNDLE, DATA, MODEL, SHAPE, inline, plan, run
+from tests.engine.tasks import BUNDLE, DATA, MODEL, SHAPE, inline, plan, run, simulated
 
 
 @pytest.fixture(scope="module")
@@ -84,12 +84,14 @@ def test_shards_do_not_matter(shards: int, reference: str) -> None:
     assert dispatcher.counts.speculative == 0, "one worker that is never idle"
 
 
+@pytest.mark.parametrize(("workers", "shards"), [(4, 9), (9, 9), (30, 9)])
 def test_work_ahead_changes_nothing_and_some_of_it_is_used(
-    reference: str, ray_cluster: None
+    workers: int, shards: int, reference: str
 ) -> None:
-    recording = Recording(RayWorkers(BUNDLE, DATA, plan(4, 9)))
+    recording = Recording(simulated(workers, shards))
     transcript, dispatcher = run(recording)
     assert transcript == reference
+    assert set(recording.computed().values()) == {1}
     counts = dispatcher.counts
     assert counts.speculative > 0
     assert counts.used > 0
@@ -209,10 +211,8 @@ def test_a_job_is_one_transaction() -> None:
     assert all(size >= 12 for size in Watched.sizes)
 
 
-def test_what_is_under_way_for_nobody_is_waited_for_when_it_is_asked_for(
-    ray_cluster: None,
-) -> None:
-    recording = Recording(RayWorkers(BUNDLE, DATA, plan(4, 9)))
+def test_what_is_under_way_for_nobody_is_waited_for_when_it_is_asked_for() -> None:
+    recording = Recording(simulated(4, 9))
     dispatcher = Dispatcher(recording, MemoryStore(), SHAPE)
     try:
         for head in range(11):
