@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import itertools
 import json
 import resource
 import tempfile
@@ -87,11 +88,11 @@ def measure(actors: int, examples: int, parents: int) -> dict[str, Any]:
         memo = RayMemo(Path(folder) / "memo.sqlite", "null")
         dispatcher = Dispatcher(workers, memo, SHAPE)
         dispatcher.ask([Ask(OUTPUTS, HeadSet(), (HeadSet(),))])  # until the actors are up
-        while dispatcher.scheduler.live_workers < actors:
+        for number in itertools.count(1):  # every time another state: none is in the memo
+            if dispatcher.scheduler.live_workers == actors:
+                break
             time.sleep(0.2)
-            dispatcher.ask(
-                [Ask(OUTPUTS, HeadSet(), (HeadSet.of([dispatcher.scheduler.live_workers]),))]
-            )
+            dispatcher.ask([Ask(OUTPUTS, HeadSet(), (HeadSet(number << 300),))])
         jobs, seconds, processor = dispatcher._next_job, 0.0, 0.0
         scored = 0
         memory: list[tuple[int, int]] = []
@@ -103,14 +104,16 @@ def measure(actors: int, examples: int, parents: int) -> dict[str, Any]:
             seconds += time.perf_counter() - began
             processor += time.process_time() - used
             scored += len(singles)
+            memo.count()  # waits until everything is stored: what is on its way is no growth
             gc.collect()
             memory.append((scored, resident()))
         memo.close()
         jobs = dispatcher._next_job - jobs
         workers.close()
     ray.shutdown()
-    half = len(memory) // 2
-    growth = (memory[-1][1] - memory[half][1]) / (memory[-1][0] - memory[half][0])
+    # The slope of a line through the second half; at first, Python's and Ray's pools still fill.
+    half = np.array(memory[len(memory) // 2 :], dtype=float)
+    growth = np.polyfit(half[:, 0], half[:, 1], 1)[0]
     return {
         "actors": actors,
         "examples": examples,

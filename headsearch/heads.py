@@ -9,9 +9,12 @@ from typing import Any
 from headsearch.errors import InputError
 
 MASK_FORMAT = 1
+# Python hashes integers modulo 2^61 - 1, where single heads 61 apart collide. Modulo this prime,
+# all of a model do not.
+_PRIME = 2**61 - 31
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class HeadSet:
     """An immutable set of removed heads, stored as a bitset over head indices. O(1) set algebra.
 
@@ -29,6 +32,12 @@ class HeadSet:
         for index in indices:
             bits |= 1 << index
         return cls(bits)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, HeadSet) and self.bits == other.bits
+
+    def __hash__(self) -> int:
+        return self.bits % _PRIME
 
     def __len__(self) -> int:
         return self.bits.bit_count()

@@ -7,7 +7,6 @@ compute what is likely to be asked next, and what another search stored is used 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -17,8 +16,8 @@ import numpy as np
 from headsearch.engine.ahead import ASKS_AHEAD, Ahead
 from headsearch.engine.executor import Job, Workers
 from headsearch.engine.scheduler import Scheduler
-from headsearch.engine.wants import Key, Want
-from headsearch.heads import HeadMap, HeadSet
+from headsearch.engine.wants import Key, Want, key_of
+from headsearch.heads import HeadMap
 from headsearch.memo.codec import pack_array
 from headsearch.memo.store import MemoStore, Record
 from headsearch.scoring.item import GRADIENTS, OUTPUTS, WorkItem
@@ -31,10 +30,10 @@ ITEM_CHILDREN = 16
 JOBS_PER_WORKER = 4
 # Work that nobody asked for yet comes in small jobs: what is asked for must not wait behind it.
 SPECULATIVE_SECONDS = 0.2
-# Forward passes that a gradient pass costs, about; only for the order and size of jobs.
-GRADIENT_COST = 4.0
-
-_PRESENT = np.empty(0)  # stands for an array that the memo has
+# Where a search thinks longer than so many seconds, workers get work for that long.
+LEAST_THOUGHT = 0.05
+# How long it thinks depends on whether it asked for a few states or for an expansion's.
+FEW_STATES = 8
 
 
 @dataclass
@@ -84,11 +83,15 @@ class Dispatcher:
         self._next_job = 0
         self._wants: dict[Key, Want] = {}
         self._given: dict[Key, int] = {}  # rounds that the search was given already
-        self._under_way: set[tuple[Key, int]] = set()  # (state, piece) that wait or are in flight
+        self._under_way: dict[Key, int] = {}  # pieces that wait or are in flight, as bits
+        self._of_job: dict[int, list[Want]] = {}  # what jobs that are under way were cut from
         self._unasked: dict[Key, int] = {}  # pieces computed ahead and not asked for, as bits
         self._refused: set[Key] = set()  # what could not be computed ahead
         self._expected: dict[Key, Want] = {}  # what may be asked next
         self._ahead = self._nothing_ahead()
+        self._asked: tuple[str, bool, bool] = ("", True, False)  # what sort of question it was
+        self._answered: tuple[tuple[str, bool, bool], float] | None = None  # and when
+        self._thinks: dict[tuple[str, bool, bool], float] = {}  # seconds thought after each sort
         self.counts = Counts()
         self.scheduler = Scheduler(workers, lambda shard: self._ahead.job(shard), self._may_drop)
 
@@ -101,10 +104,13 @@ class Dispatcher:
             EngineError: something can't be computed.
             MemoError: the memo can't be read or written.
         """
-        wants = [Want(ask, state, self._layout) for ask in asks for state in ask.states]
+        wants = [
+            Want(ask, state, self._layout, self._shape) for ask in asks for state in ask.states
+        ]
         self._wants = {want.key: want for want in wants}
         self._recall(wants)
         self._ahead = Ahead(self._sources(wants, ahead), self._places, self._cut_small)
+        self._thought(asks)
         unfinished, changed = set(self._wants), wants
         try:
             while True:
@@ -114,7 +120,8 @@ class Dispatcher:
                     break
                 self._request(open_still)
                 changed = self._collect()
-            return [[self._answer((ask.kind, state)) for state in ask.states] for ask in asks]
+            self._fill_while_it_thinks()
+            return [[self._answer(key_of(ask.kind, state)) for state in ask.states] for ask in asks]
         finally:
             self._ahead = self._nothing_ahead()
             self._wants, self._expected = {}, {}
@@ -139,13 +146,29 @@ class Dispatcher:
                 if unasked >> place & 1:
                     unasked &= ~(1 << place)
                     self.counts.used += self._shares[place]
-                elif place in recalled and key[0] == OUTPUTS:
+                elif place in recalled and want.ask.kind == OUTPUTS:
                     self.counts.reused += self._shares[place]
             self._unasked.pop(key, None)
             if unasked:
                 self._unasked[key] = unasked
         self._given[key] = max(given, want.rounds)
         return want.answer()
+
+    # While the search thinks, nobody looks at the workers: they get work for that long before.
+
+    def _thought(self, asks: Sequence[Ask]) -> None:
+        """Note how long the search thought about its last answers."""
+        if self._answered is not None:
+            kind, when = self._answered
+            self._thinks[kind] = self._workers.now() - when
+        states = sum(len(ask.states) for ask in asks)
+        self._asked = (asks[0].kind, asks[0].decide is None, states > FEW_STATES)
+
+    def _fill_while_it_thinks(self) -> None:
+        expected = self._thinks.get(self._asked, 0.0)
+        if self._workers.depth > 1 and expected > LEAST_THOUGHT:
+            self.scheduler.fill(expected)
+        self._answered = (self._asked, self._workers.now())
 
     # Jobs
 
@@ -160,80 +183,97 @@ class Dispatcher:
         workers = max(self.scheduler.live_workers, self._workers.plan.workers)
         for (_, first, stop), members in groups.items():
             places = range(rounds[first].start, rounds[stop - 1].stop)
-            size = math.ceil(len(members) * len(places) / (workers * JOBS_PER_WORKER))
-            for job in self._cut(members, places, min(ITEM_CHILDREN, size)):
+            load = sum(self._layout.pieces[place].load for place in places)
+            cost = sum(want.passes for want in members) * load
+            for job in self._cut(members, places, cost / (workers * JOBS_PER_WORKER)):
                 self.scheduler.submit(job)
 
     def _cut(
-        self, wants: Sequence[Want], places: Iterable[int], size: int, speculative: bool = False
+        self, wants: Sequence[Want], places: Iterable[int], most: float, speculative: bool = False
     ) -> Iterator[Job]:
-        """Make jobs of at most `size` states of one ask, for what is not there or under way."""
-        ordered = sorted(wants, key=lambda want: (self._first_layer(want), len(want.state)))
-        for start in range(0, len(ordered), size):
-            for place in places:
+        """Make jobs of states of one ask, for what is not there or under way.
+
+        Args:
+            wants: the states.
+            places: pieces that they are wanted on.
+            most: cost that a job should not exceed; it may, if it is of one state.
+            speculative: see `Job`.
+        """
+        ordered = sorted(wants, key=lambda want: want.first_layer)
+        passes = sum(want.passes for want in wants) / len(wants)
+        items: dict[tuple[int, int], tuple[list[Want], WorkItem, float]] = {}
+        for place in places:
+            piece, bit = self._layout.pieces[place], 1 << place
+            size = min(ITEM_CHILDREN, max(1, int(most / (passes * piece.load))))
+            for start in range(0, len(ordered), size):
                 missing = [
                     want
                     for want in ordered[start : start + size]
-                    if want.arrays[place] is None and (want.key, place) not in self._under_way
+                    if not (want.there | self._under_way.get(want.key, 0)) & bit
                 ]
-                if missing:
-                    self._under_way.update((want.key, place) for want in missing)
-                    yield self._job(missing, place, speculative)
-
-    def _job(self, wants: Sequence[Want], place: int, speculative: bool) -> Job:
-        ask, piece = wants[0].ask, self._layout.pieces[place]
-        if ask.kind == GRADIENTS:
-            item = WorkItem(GRADIENTS, wants[0].state)
-        else:
-            item = WorkItem(OUTPUTS, ask.parent, tuple(want.state for want in wants))
-        cost = sum(self._passes(want) for want in wants) * piece.load
-        self._next_job += 1
-        return Job(self._next_job - 1, item, piece, cost, speculative)
-
-    def _passes(self, want: Want) -> float:
-        """How many forward passes a state costs, about."""
-        if want.ask.kind == GRADIENTS:
-            return GRADIENT_COST
-        return 1 - self._first_layer(want) / (self._shape.layers + 1)
-
-    def _first_layer(self, want: Want) -> int:
-        return self._shape.first_layer(want.state ^ want.ask.parent)
+                if not missing:
+                    continue
+                for want in missing:
+                    self._under_way[want.key] = self._under_way.get(want.key, 0) | bit
+                # Mostly, all pieces miss the same states.
+                same, item, cost = items.get((start, size), ([], None, 0.0))
+                if item is None or same != missing:
+                    item, cost = _item(missing), sum(want.passes for want in missing)
+                    items[start, size] = (missing, item, cost)
+                number = self._next_job
+                self._next_job += 1
+                self._of_job[number] = missing
+                yield Job(number, item, piece, cost * piece.load, speculative)
 
     def _collect(self) -> list[Want]:
         """Wait for jobs, store what they computed, and return the wants that gained by it."""
         records, gained = [], dict[Key, Want]()
         for job, arrays in self.scheduler.collect():
-            kind, place = job.item.kind, self._place_of[job.piece]
-            amount = self._shares[place] * len(job.item.states)
+            kind, place, wants = (
+                job.item.kind,
+                self._place_of[job.piece],
+                self._of_job.pop(job.number),
+            )
+            amount = self._shares[place] * len(wants)
             if kind == OUTPUTS:
                 self.counts.computed += amount
             else:
                 self.counts.gradients += amount
             if job.speculative:
                 self.counts.speculative += amount
-            for state, array in zip(job.item.states, arrays, strict=True):
-                key = (kind, state)
-                self._under_way.discard((key, place))
-                records.append(_record(job, state, array))
+            span, bit = job.piece.span, 1 << place
+            for cut_from, array in zip(wants, arrays, strict=True):
+                key = cut_from.key
+                self._arrived(key, bit)
+                value = pack_array("float32", array.shape, array.tobytes())
+                records.append(Record(key[1:], kind, span.first, span.stop, value))
                 want = self._wants.get(key)
                 if want is not None:
-                    want.arrays[place] = array
+                    want.take(place, array)
                     gained[key] = want
                 elif key in self._expected:
-                    self._expected[key].arrays[place] = _PRESENT
+                    self._expected[key].there |= bit
                 if job.speculative:
-                    self._unasked[key] = self._unasked.get(key, 0) | 1 << place
+                    self._unasked[key] = self._unasked.get(key, 0) | bit
         self._memo.add(records)
         self._on_result(self.counts)
         return list(gained.values())
 
+    def _arrived(self, key: Key, bit: int) -> None:
+        left = self._under_way[key] & ~bit
+        if left:
+            self._under_way[key] = left
+        else:
+            del self._under_way[key]
+
     def _may_drop(self, job: Job) -> bool:
         """Drop a job that can't be computed, if it is one that nobody asked for."""
-        keys = [(job.item.kind, state) for state in job.item.states]
+        keys = [want.key for want in self._of_job[job.number]]
         if not job.speculative or any(key in self._wants for key in keys):
             return False
-        place = self._place_of[job.piece]
-        self._under_way.difference_update((key, place) for key in keys)
+        del self._of_job[job.number]
+        for key in keys:
+            self._arrived(key, 1 << self._place_of[job.piece])
         self._refused.update(keys)
         return True
 
@@ -259,7 +299,7 @@ class Dispatcher:
         """Return wants of a possible ask that know which pieces the memo has."""
         wants = [
             want
-            for want in (Want(ask, state, self._layout) for state in ask.states)
+            for want in (Want(ask, state, self._layout, self._shape) for state in ask.states)
             if not any(want.key in known for known in (self._wants, self._expected, self._refused))
         ]
         self._expected |= {want.key: want for want in wants}
@@ -272,22 +312,22 @@ class Dispatcher:
             }
             for place, piece in enumerate(self._layout.pieces):
                 if held.issuperset(range(piece.span.first, piece.span.stop)):
-                    want.arrays[place] = _PRESENT
+                    want.there |= 1 << place
         return wants
 
     def _cut_small(self, wants: list[Want], places: Iterable[int]) -> Iterator[Job]:
         if not wants:
             return iter(())
-        load = max(piece.load for piece in self._layout.pieces)
-        each = self.scheduler.seconds(max(self._passes(want) for want in wants) * load)
-        size = int(SPECULATIVE_SECONDS / each) if each else 1
-        return self._cut(wants, places, min(ITEM_CHILDREN, max(1, size)), speculative=True)
+        each = self.scheduler.seconds(1.0)
+        seconds = max(SPECULATIVE_SECONDS, self.scheduler.least_call)
+        return self._cut(wants, places, seconds / each if each else 0.0, True)
 
     def _nothing_ahead(self) -> Ahead:
         return Ahead(iter(()), self._places, self._cut_small)
 
 
-def _record(job: Job, state: HeadSet, array: np.ndarray) -> Record:
-    span = job.piece.span
-    value = pack_array("float32", array.shape, np.ascontiguousarray(array).tobytes())
-    return Record(state.to_bytes(), job.item.kind, span.first, span.stop, value)
+def _item(wants: Sequence[Want]) -> WorkItem:
+    ask = wants[0].ask
+    if ask.kind == GRADIENTS:
+        return WorkItem(GRADIENTS, wants[0].state)
+    return WorkItem(OUTPUTS, ask.parent, tuple(want.state for want in wants))

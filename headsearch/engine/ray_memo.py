@@ -18,6 +18,7 @@ from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
 
+import msgpack
 import ray
 from ray import exceptions as ray_exceptions
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -34,7 +35,15 @@ UNCONFIRMED = 32
 # How long a search tries to find or start the actor again.
 RETRY_SECONDS = 120.0
 
-Row = tuple[bytes, str, int, int, bytes]
+
+def pack(records: Sequence[Record]) -> bytes:
+    """Return records as one msgpack value: Ray would pickle each by itself."""
+    return bytes(msgpack.packb(records))
+
+
+def unpack(packed: bytes) -> list[Record]:
+    """Return what `pack` packed."""
+    return [Record(*row) for row in msgpack.unpackb(packed)]
 
 
 class MemoActor:
@@ -61,7 +70,7 @@ class MemoActor:
                 return str(error)
         return None
 
-    def find(self, path: str, fingerprint: str, kind: str, states: list[bytes]) -> list[Row]:
+    def find(self, path: str, fingerprint: str, kind: str, states: list[bytes]) -> bytes:
         """Return all records of states, of this search and of others with its fingerprint."""
         own = self._stores[path, fingerprint]
         found = own.find(kind, states)
@@ -80,9 +89,7 @@ class MemoActor:
                 new += more
         if new:
             own.add(new)
-        return [
-            (r.state, r.kind, r.first, r.stop, r.value) for rows in found.values() for r in rows
-        ]
+        return pack([record for records in found.values() for record in records])
 
     def spans(
         self, path: str, fingerprint: str, kind: str, states: list[bytes]
@@ -97,9 +104,9 @@ class MemoActor:
                     found.setdefault(state, []).extend(spans)
         return found
 
-    def add(self, path: str, fingerprint: str, rows: list[Row]) -> None:
+    def add(self, path: str, fingerprint: str, packed: bytes) -> None:
         """Store records in one transaction."""
-        self._stores[path, fingerprint].add([Record(*row) for row in rows])
+        self._stores[path, fingerprint].add(unpack(packed))
 
     def count(self, path: str, fingerprint: str) -> int:
         """Return how many records a search has."""
@@ -130,7 +137,7 @@ class RayMemo:
     def __init__(self, path: Path, fingerprint: str) -> None:
         self._path = path.absolute()
         self._fingerprint = fingerprint
-        self._unconfirmed: deque[tuple[Any, list[Row]]] = deque()
+        self._unconfirmed: deque[tuple[Any, bytes]] = deque()
         self._actor: Any = None
         self._closed = False
         self._retry(lambda: None)
@@ -138,8 +145,8 @@ class RayMemo:
     def find(self, kind: str, states: Sequence[bytes]) -> dict[bytes, list[Record]]:
         """See `MemoStore.find`."""
         found: dict[bytes, list[Record]] = {}
-        for row in self._call("find", kind, list(states)):
-            found.setdefault(row[0], []).append(Record(*row))
+        for record in unpack(self._call("find", kind, list(states))):
+            found.setdefault(record.state, []).append(record)
         return {s: sorted(rows, key=lambda r: (r.first, r.stop)) for s, rows in found.items()}
 
     def spans(self, kind: str, states: Sequence[bytes]) -> dict[bytes, list[tuple[int, int]]]:
@@ -151,8 +158,7 @@ class RayMemo:
         """See `MemoStore.add`; may return before it is on disk. `close` waits for everything."""
         if not records:
             return
-        rows = [(r.state, r.kind, r.first, r.stop, r.value) for r in records]
-        self._send(rows)
+        self._send(pack(records))
         self._confirm(UNCONFIRMED)
 
     def count(self) -> int:
@@ -174,9 +180,9 @@ class RayMemo:
         """Return the process id of the actor."""
         return int(ray.get(self._actor.pid.remote()))
 
-    def _send(self, rows: list[Row]) -> None:
-        reference = self._actor.add.remote(str(self._path), self._fingerprint, rows)
-        self._unconfirmed.append((reference, rows))
+    def _send(self, packed: bytes) -> None:
+        reference = self._actor.add.remote(str(self._path), self._fingerprint, packed)
+        self._unconfirmed.append((reference, packed))
 
     def _confirm(self, most: int) -> None:
         """Wait until at most so many stores are unconfirmed; take note of all that are done."""

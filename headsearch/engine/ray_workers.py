@@ -146,14 +146,7 @@ class RayWorkers:
     def send(self, slot: int, call: int, jobs: Sequence[Job]) -> None:
         """See `Workers.send`."""
         sent = [
-            (
-                job.item.kind,
-                job.item.parent.to_bytes(),
-                [child.to_bytes() for child in job.item.children],
-                job.piece.span.first,
-                job.piece.span.stop,
-                job.speculative,
-            )
+            (*job.item.packed, job.piece.span.first, job.piece.span.stop, job.speculative)
             for job in jobs
         ]
         self._running[self._actors[slot].run.remote(sent)] = (call, slot)

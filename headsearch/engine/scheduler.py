@@ -21,6 +21,9 @@ MAX_DEATHS = 3
 # Small jobs are sent together until a call carries so much work.
 CALL_SECONDS = 0.05
 CALL_JOBS = 64
+# With so much work for every worker there is, the coordinator, which takes about half a
+# millisecond for a call, is busy with calls for a quarter of its time.
+CALL_SECONDS_PER_WORKER = 0.002
 # A call that takes so many times as long as its work should, and at least so long, is slow: its
 # jobs are given to another worker too.
 SLOW_FACTOR = 5.0
@@ -103,6 +106,11 @@ class Scheduler:
         """How many workers are up."""
         return len(self._slots)
 
+    @property
+    def least_call(self) -> float:
+        """Seconds of work that a call should carry at least."""
+        return max(CALL_SECONDS, CALL_SECONDS_PER_WORKER * len(self._slots))
+
     def seconds(self, cost: float) -> float | None:
         """Return how long a worker takes for so much work; None where nothing is known yet."""
         return None if self._rate is None else cost * self._rate
@@ -111,6 +119,22 @@ class Scheduler:
         """Take a job; it is sent by the next `collect`."""
         self._open.add(job.number)
         self._queue(job)
+
+    def fill(self, seconds: float) -> None:
+        """Give workers that have nothing to do work for so long, if there is any for them."""
+        if self.waiting or self._overdue or self._rate is None:
+            return
+        for number in [n for n, slot in self._free.items() if not slot.calls]:
+            jobs: list[Job] = []
+            while sum(job.cost for job in jobs) * self._rate < seconds:
+                job = self._filler(number % self._shards)
+                if job is None:
+                    break
+                self._open.add(job.number)
+                jobs.append(job)
+            if not jobs:
+                return
+            self._send(number, jobs)
 
     def collect(self) -> list[tuple[Job, np.ndarray]]:
         """Wait until at least one job is done and return all that are; [] if none is pending.
@@ -311,7 +335,7 @@ class Scheduler:
                 continue
             cost += jobs[-1].cost
             expected = self.seconds(cost)
-            if expected is None or expected >= CALL_SECONDS or self._is_suspect(queue[0][-1]):
+            if expected is None or expected >= self.least_call or self._is_suspect(queue[0][-1]):
                 break
             jobs.append(self._pop(queue))
         return jobs

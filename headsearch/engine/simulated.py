@@ -97,7 +97,7 @@ class SimulatedWorkers:
         self._start = start
         self._clock = 0.0
         self._order = count()
-        self._events: list[tuple[float, int, Callable[[], list[Event]]]] = []
+        self._events: list[tuple[float, int, Callable[[float], list[Event]]]] = []
         self._queues: dict[int, deque[tuple[int, Sequence[Job]]]] = {}
         self._caches: dict[int, Cache] = {}
         self._generation: dict[int, int] = {}  # of the worker in a slot; a dead one's end is void
@@ -107,7 +107,7 @@ class SimulatedWorkers:
         for slot in range(plan.workers):
             self._come_up(slot, 0.0)
         for when, slot in deaths:
-            self._at(when, lambda slot=slot: self._die(slot))  # type: ignore[misc]
+            self._at(when, lambda at, slot=slot: self._die(slot, at))  # type: ignore[misc]
 
     def send(self, slot: int, call: int, jobs: Sequence[Job]) -> None:
         """See `Workers.send`."""
@@ -117,7 +117,7 @@ class SimulatedWorkers:
         queue = self._queues[slot]
         queue.append((call, jobs))
         if len(queue) == 1:
-            self._begin(slot)
+            self._begin(slot, self._clock)
         self._real = perf_counter()
 
     def poll(self, timeout: float) -> list[Event]:
@@ -130,7 +130,8 @@ class SimulatedWorkers:
                 break
             self._clock = max(self._clock, self._events[0][0])
             while self._events and self._events[0][0] <= self._clock:
-                events += heapq.heappop(self._events)[-1]()
+                when, _, happens = heapq.heappop(self._events)
+                events += happens(when)
         if not events:
             self._clock = max(self._clock, deadline)
         self._real = perf_counter()
@@ -140,6 +141,12 @@ class SimulatedWorkers:
         """See `Workers.now`; virtual seconds."""
         self._tick()
         return self._clock
+
+    def spend(self, seconds: float) -> None:
+        """Let the coordinator be busy for so long."""
+        self._tick()
+        self._clock += seconds
+        self.coordinator_seconds += seconds
 
     def show(self, figures: Mapping[str, float]) -> None:
         """See `Workers.show`."""
@@ -160,11 +167,11 @@ class SimulatedWorkers:
             self.coordinator_seconds += real - self._real
         self._real = real
 
-    def _at(self, when: float, happens: Callable[[], list[Event]]) -> None:
+    def _at(self, when: float, happens: Callable[[float], list[Event]]) -> None:
         heapq.heappush(self._events, (when, next(self._order), happens))
 
     def _come_up(self, slot: int, when: float) -> None:
-        def up() -> list[Event]:
+        def up(_: float) -> list[Event]:
             self._queues[slot] = deque()
             self._caches[slot] = Cache(self.plan.cache_bytes)
             self._generation[slot] = self._generation.get(slot, 0) + 1
@@ -172,29 +179,30 @@ class SimulatedWorkers:
 
         self._at(when, up)
 
-    def _die(self, slot: int) -> list[Event]:
+    def _die(self, slot: int, when: float) -> list[Event]:
         if slot not in self._queues:
             return []
         del self._queues[slot]
-        self._come_up(slot, self._clock + self._start)
+        self._come_up(slot, when + self._start)
         return [Died(slot, "it was made to")]
 
-    def _begin(self, slot: int) -> None:
+    def _begin(self, slot: int, when: float) -> None:
+        """Let a worker start on its next call, which need not be when the coordinator looks."""
         call, jobs = self._queues[slot][0]
         seconds = sum(self._seconds(slot, job) for job in jobs) * self._slow.get(slot, 1.0)
         seconds += self._costs.call
         self.busy_seconds += seconds
         generation = self._generation[slot]
 
-        def end() -> list[Event]:
+        def end(ended: float) -> list[Event]:
             if slot not in self._queues or self._generation[slot] != generation:
                 return []
             self._queues[slot].popleft()
             if self._queues[slot]:
-                self._begin(slot)
+                self._begin(slot, ended)
             return [Done(call, [self._compute(job) for job in jobs], seconds)]
 
-        self._at(self._clock + seconds, end)
+        self._at(when + seconds, end)
 
     def _seconds(self, slot: int, job: Job) -> float:
         size = job.piece.load * self._costs.trace_bytes

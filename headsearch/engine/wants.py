@@ -6,13 +6,21 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from headsearch.heads import HeadSet
+from headsearch.heads import HeadMap, HeadSet
 from headsearch.memo.codec import unpack_array
 from headsearch.memo.store import Record
-from headsearch.search.problem import Ask
+from headsearch.search.problem import GRADIENTS, Ask
 from headsearch.task.shards import Layout
 
-Key = tuple[str, HeadSet]
+# Forward passes that a gradient pass costs, about; only for the order and size of jobs.
+GRADIENT_COST = 4.0
+
+Key = bytes
+
+
+def key_of(kind: str, state: HeadSet) -> Key:
+    """Return what the answer for a state is known by: bytes, whose hash is computed once."""
+    return kind[:1].encode() + state.to_bytes()
 
 
 class Want:
@@ -22,24 +30,34 @@ class Want:
     another search or because workers were idle, its answer ends with the same round.
 
     Attributes:
+        first_layer: the lowest in which it differs from its ask's parent.
+        passes: how many forward passes it costs, about.
+        key: what it is known by.
         arrays: of each piece what was computed, (examples of the piece, …).
+        there: pieces that are there, as bits.
         recalled: pieces that came from the memo.
         requested: pieces of the rounds before this one were asked for.
         rounds: how many rounds make up the answer; 0: not decided yet.
     """
 
-    def __init__(self, ask: Ask, state: HeadSet, layout: Layout) -> None:
+    def __init__(self, ask: Ask, state: HeadSet, layout: Layout, shape: HeadMap) -> None:
         self.ask, self.state, self._layout = ask, state, layout
+        self.first_layer = shape.first_layer(state ^ ask.parent)
+        self.passes = 1 - self.first_layer / (shape.layers + 1)
+        if ask.kind == GRADIENTS:
+            self.passes = GRADIENT_COST
+        self.key = key_of(ask.kind, state)
         self.arrays: list[np.ndarray | None] = [None] * len(layout.pieces)
+        self.there = 0
         self.recalled: list[int] = []
         self.requested = 0
         self.rounds = 0
         self._complete = 0
 
-    @property
-    def key(self) -> Key:
-        """What it is known by."""
-        return (self.ask.kind, self.state)
+    def take(self, place: int, array: np.ndarray) -> None:
+        """Take a piece that was computed."""
+        self.arrays[place] = array
+        self.there |= 1 << place
 
     @property
     def needed(self) -> int:
@@ -64,14 +82,14 @@ class Want:
                     continue
                 array = np.concatenate(parts)
             assert len(array) == self._layout.rows_of(span), "fingerprints cover the batches"
-            self.arrays[place] = array
+            self.take(place, array)
             self.recalled.append(place)
 
     def decide(self) -> bool:
         """Go on as far as there are outputs, and return whether the answer is there."""
-        rounds = self._layout.pieces_of_round
+        rounds = self._layout.mask_of_round
         while not self.rounds:
-            if any(self.arrays[place] is None for place in rounds[self._complete]):
+            if rounds[self._complete] & ~self.there:
                 return False
             self._complete += 1
             decide = self.ask.decide

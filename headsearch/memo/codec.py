@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import msgpack
 
@@ -23,12 +24,13 @@ def pack_array(dtype: str, shape: tuple[int, ...], data: bytes) -> bytes:
     Raises:
         MemoError: they disagree. What is stored first stays, so nothing unreadable may be stored.
     """
-    if not _agree(dtype, list(shape), data):
+    header, size = _header(dtype, shape)
+    if header is None or len(data) != size:
         raise MemoError(
             f"an array's data must fit its dtype, one of {', '.join(SIZES)}, and its shape but got "
             f"{len(data)} bytes for {dtype} {shape}"
         )
-    return bytes(msgpack.packb([FORMAT, dtype, list(shape), data]))
+    return header + data
 
 
 def unpack_array(value: bytes) -> tuple[str, tuple[int, ...], bytes]:
@@ -49,6 +51,16 @@ def unpack_array(value: bytes) -> tuple[str, tuple[int, ...], bytes]:
     if not _agree(dtype, shape, data):
         raise MemoError("a memo value is not a packed array: its parts disagree")
     return dtype, tuple(shape), data
+
+
+@lru_cache(maxsize=4096)
+def _header(dtype: str, shape: tuple[int, ...]) -> tuple[bytes | None, int]:
+    """Return what comes before the data, and their size; None: there is no such array."""
+    data = bytes(SIZES.get(dtype, 0) * math.prod(shape)) if min(shape, default=0) >= 0 else b""
+    if not _agree(dtype, list(shape), data):
+        return None, 0
+    whole = bytes(msgpack.packb([FORMAT, dtype, list(shape), data]))
+    return whole[: len(whole) - len(data)], len(data)
 
 
 def _agree(dtype: object, shape: object, data: object) -> bool:

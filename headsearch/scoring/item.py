@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from headsearch.heads import HeadSet
 from headsearch.task.kinds import GRADIENTS, OUTPUTS
@@ -29,3 +30,8 @@ class WorkItem:
     def states(self) -> tuple[HeadSet, ...]:
         """The HeadSets that results are stored under."""
         return self.children if self.kind == OUTPUTS else (self.parent,)
+
+    @cached_property
+    def packed(self) -> tuple[str, bytes, list[bytes]]:
+        """What says it to another process: kind, parent and children."""
+        return self.kind, self.parent.to_bytes(), [child.to_bytes() for child in self.children]

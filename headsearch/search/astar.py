@@ -24,6 +24,7 @@ import math
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -35,10 +36,12 @@ from headsearch.search.guides import (
     Budget,
     Fisher,
     Guide,
+    Ladder,
     Lookahead,
     Michel,
     Path,
     View,
+    furthest,
     predicted_reach,
 )
 from headsearch.search.points import operating_points
@@ -163,6 +166,10 @@ class _Search:
     memo_hits: int = 0
     measured: set[HeadSet] = field(default_factory=set)  # states whose gradients are known
 
+    def __post_init__(self) -> None:
+        # Most children have the same path ahead of them.
+        self._ladder = lru_cache(maxsize=8)(self._ladder_of)
+
     def run(self) -> Result:
         root = HeadSet()
         ((outputs,),) = self.oracle.ask([Ask(OUTPUTS, root, (root,))])
@@ -278,30 +285,28 @@ class _Search:
 
         It is put off until it is needed, from the exact effects at the state whose paths they are.
         """
+
         entries = []
         for child in found:
             if child.whole:
                 most = min(self.settings.horizon, self.problem.shape.total - child.weight)
 
                 def promise(child: Node = child) -> int:
-                    reaches = []
-                    for path in paths:
-                        rest = self._rest(path, child)
-                        effects = [
-                            self.known[node.heads.add(j)].outputs - node.outputs
-                            for j in sorted(rest)
-                        ]
-                        if effects:
-                            view = self._view(node, sorted(rest), np.stack(effects))
-                            reaches.append(predicted_reach(view, rest, child.outputs))
-                        else:
-                            reaches.append(0 if child.feasible else None)
-                    return self._promise(child, reaches)
+                    ladders = [self._ladder(node.heads, self._rest(path, child)) for path in paths]
+                    reach = furthest(ladders, child.outputs, self.threshold, self.problem.objective)
+                    return self._promise(child, [reach])
 
                 entries.append(Entry(child, most, promise))
             else:
                 entries.append(Entry(child, self._promise(child, [])))
         return entries
+
+    def _ladder_of(self, heads: HeadSet, path: tuple[int, ...]) -> Ladder:
+        """Return the ladder of a path by the exact effects of its heads at a state."""
+        node, removed = self.known[heads], sorted(path)
+        effects = [self.known[heads.add(j)].outputs - node.outputs for j in removed]
+        view = self._view(node, removed, np.stack(effects) if effects else node.outputs[:0, None])
+        return Ladder(view, path)
 
     def _rest(self, path: Path, node: Node) -> tuple[int, ...]:
         """What of a path is still to be removed at a state, as far as h may look."""
@@ -324,7 +329,8 @@ class _Search:
             moves: list[tuple[Rollout, View, Path, int, HeadSet]] = []
             for rollout, node in nodes.items():
                 heads = [j for j in range(self.problem.shape.total) if j not in node.heads]
-                effects = -np.ascontiguousarray(slopes[node.heads][:, :, heads].transpose(2, 0, 1))
+                effects = np.ascontiguousarray(slopes[node.heads].transpose(2, 0, 1)[heads])
+                np.negative(effects, out=effects)
                 view = self._view(node, heads, effects)
                 path = rollout.guide.path(view)
                 h = self._promise(node, [path.reach])
@@ -336,7 +342,8 @@ class _Search:
             parents = {step: view.node.heads for _, view, _, _, step in reversed(moves)}
 
             def ahead(steps: list[HeadSet] = steps) -> Iterable[Ask]:
-                return [Ask(GRADIENTS, step, (step,)) for step in steps]
+                yield from [Ask(GRADIENTS, step, (step,)) for step in steps]
+                yield from self._next_singles()
 
             found = self._score([(parents[step], (step,)) for step in steps], ahead=ahead)
             new = {node.heads: node for node in found}
@@ -358,7 +365,8 @@ class _Search:
         self._check_stop()
         wanted = list(dict.fromkeys(states))
         self.measured.update(wanted)
-        answers = self.oracle.ask([Ask(GRADIENTS, state, (state,)) for state in wanted])
+        asks = [Ask(GRADIENTS, state, (state,)) for state in wanted]
+        answers = self.oracle.ask(asks, self._next_singles)
         return {state: answer[0] for state, answer in zip(wanted, answers, strict=True)}
 
     # Shared parts

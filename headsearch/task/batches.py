@@ -107,7 +107,7 @@ def tokenise(
     max_length: int | None = None,
     max_positions: int | None = None,
     batch_examples: int = 64,
-    batch_tokens: int = 8192,
+    batch_tokens: int = 4096,
 ) -> BatchedData:
     """Tokenise once, sort by length and batch.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import cached_property
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from headsearch.errors import InputError
 CLASSIFICATION = ("accuracy", "f1", "matthews")
 REGRESSION = ("pearson", "spearman")
 METRICS = (*CLASSIFICATION, *REGRESSION)
+FEW = 8  # so many classes and more are NumPy's own affair; see `over_classes`
 
 
 @dataclass(frozen=True)
@@ -67,12 +69,9 @@ class Objective:
             losses = np.square(outputs[..., 0] - self.labels)
             return np.where(_finite(outputs), losses, np.inf)
         with np.errstate(invalid="ignore"):  # inf - inf of outputs that count as broken below
-            top = outputs.max(axis=-1)
-            spread = np.log(np.exp(outputs - top[..., None]).sum(axis=-1))
-            right = np.take_along_axis(
-                outputs, np.broadcast_to(self.labels[:, None], (*outputs.shape[:-1], 1)), axis=-1
-            )[..., 0]
-            losses = top + spread - right
+            top = over_classes(np.maximum, outputs)
+            spread = np.log(over_classes(np.add, np.exp(outputs - top[..., None])))
+            losses = top + spread - self._of_label(outputs)
         return np.where(_finite(outputs), losses, np.inf)
 
     def slopes(self, outputs: np.ndarray) -> np.ndarray:
@@ -132,6 +131,39 @@ class Objective:
             return np.asarray(self._right(outputs).sum(axis=-1) / len(self.labels))
         return np.array([self._metric(one) for one in outputs], dtype=np.float64)
 
+    @property
+    def has_margins(self) -> bool:
+        """Whether margins tell all that the metric needs."""
+        return self.metric == "accuracy"
+
+    def margins(self, outputs: np.ndarray) -> np.ndarray:
+        """Return by how much the right class is ahead of each, (…, classes, examples) float64.
+
+        Linear in the outputs (…, examples, classes). An answer is right if all are positive, or 0
+        for classes that do not come before the right one: of equal outputs the first counts.
+        """
+        columns = np.ascontiguousarray(np.moveaxis(outputs, -1, -2), dtype=np.float64)
+        with np.errstate(invalid="ignore"):  # inf - inf is nan, and that is not positive
+            wanted = np.take_along_axis(
+                columns,
+                np.broadcast_to(self.labels, (*columns.shape[:-2], 1, columns.shape[-1])),
+                axis=-2,
+            )
+            return np.asarray(wanted - columns)
+
+    def meets(self, predicted: np.ndarray, threshold: Threshold) -> bool:
+        """Whether a prediction meets the threshold: of outputs or, for accuracy, of margins."""
+        if not self.has_margins:
+            return bool(self._metric(predicted) >= threshold.value)
+        right = (predicted > self._least).all(axis=0)
+        return bool(int(np.count_nonzero(right)) / len(self.labels) >= threshold.value)
+
+    @cached_property
+    def _least(self) -> np.ndarray:
+        """What margins must be above, (classes, examples): 0, or just below where 0 will do."""
+        before = np.arange(self.classes)[:, None] < self.labels
+        return np.where(before, 0.0, -1e-300)
+
     def threshold(self, baseline: Score, max_drop: float) -> Threshold:
         """Return the least metric that is allowed; exact, in whole examples, for accuracy.
 
@@ -153,7 +185,27 @@ class Objective:
         return np.where(_finite(outputs), outputs.argmax(axis=-1), wrong)
 
     def _right(self, outputs: np.ndarray) -> np.ndarray:
-        return np.asarray(self._predicted(outputs) == self.labels)
+        if outputs.shape[-1] >= FEW:
+            return np.asarray(self._predicted(outputs) == self.labels)
+        # The same, class by class: of equal outputs the first is the model's answer.
+        outputs = np.moveaxis(np.ascontiguousarray(np.moveaxis(outputs, -1, 0)), 0, -1)
+        wanted, right = self._of_label(outputs), _finite(outputs)
+        for number in range(self.classes):
+            other = outputs[..., number]
+            right &= (other < wanted) | ((other == wanted) & self._not_before[number])
+        return right
+
+    @cached_property
+    def _not_before(self) -> list[np.ndarray]:
+        """For each class, the examples whose label does not come after it."""
+        return [self.labels <= number for number in range(self.classes)]
+
+    def _of_label(self, outputs: np.ndarray) -> np.ndarray:
+        """Return the outputs of the right classes, (…, examples)."""
+        found = outputs[..., 0]
+        for number in range(1, self.classes):
+            found = np.where(self.labels == number, outputs[..., number], found)
+        return found
 
     def _metric(self, outputs: np.ndarray) -> float:
         if self.classes == 1:
@@ -200,4 +252,22 @@ def _correlation(name: str, values: np.ndarray, labels: np.ndarray) -> float:
 
 def _finite(outputs: np.ndarray) -> np.ndarray:
     """Whether all outputs of an example are finite, (…, examples)."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        # A sum is not finite if a term is not; it may also overflow, so then all are looked at.
+        finite = np.isfinite(over_classes(np.add, outputs))
+    if finite.all():
+        return np.asarray(finite)
     return np.asarray(np.isfinite(outputs).all(axis=-1))
+
+
+def over_classes(combine: np.ufunc, outputs: np.ndarray) -> np.ndarray:
+    """Return what `combine.reduce` over the last axis does; much faster where it is short.
+
+    NumPy walks a short last axis element by element. Below 8 it combines in this very order.
+    """
+    if outputs.shape[-1] >= FEW:
+        return np.asarray(combine.reduce(outputs, axis=-1))
+    found = outputs[..., 0]
+    for number in range(1, outputs.shape[-1]):
+        found = combine(found, outputs[..., number])
+    return np.asarray(found)

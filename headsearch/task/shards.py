@@ -72,6 +72,11 @@ class Layout:
             found.append(range(places[0], places[-1] + 1))
         return tuple(found)
 
+    @cached_property
+    def mask_of_round(self) -> tuple[int, ...]:
+        """The pieces of each round and of all before it, as bits."""
+        return tuple((1 << places.stop) - 1 for places in self.pieces_of_round)
+
     def rows_of(self, span: Span) -> int:
         """How many examples a span holds."""
         return self.offsets[span.stop] - self.offsets[span.first]

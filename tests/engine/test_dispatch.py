@@ -33,9 +33,11 @@ class Recording:
         self._inner = inner
         self.name, self.plan, self.depth = inner.name, inner.plan, inner.depth
         self.sent: list[Job] = []
+        self.states: list[int] = []  # of each call
 
     def send(self, slot: int, call: int, jobs: Sequence[Job]) -> None:
         self.sent += jobs
+        self.states.append(sum(len(job.item.states) for job in jobs))
         self._inner.send(slot, call, jobs)
 
     def poll(self, timeout: float) -> list[Event]:
@@ -196,7 +198,7 @@ def test_after_a_stop_the_same_transcript_and_nothing_kept_is_computed_again(
     assert memo.batches() == full.batches() == kept + sum(recording.computed().values())
 
 
-def test_a_job_is_one_transaction() -> None:
+def test_what_a_call_brings_is_one_transaction() -> None:
     class Watched(MemoryStore):
         sizes: ClassVar[list[int]] = []
 
@@ -204,11 +206,11 @@ def test_a_job_is_one_transaction() -> None:
             self.sizes.append(len(records))
             super().add(records)
 
-    dispatcher = Dispatcher(inline(), Watched(), SHAPE)
-    dispatcher.ask([ask(*range(12))])
-    # Three groups of four, so that one worker has some jobs too, on four rounds.
-    assert sum(Watched.sizes) == 12 * 4
-    assert all(size >= 12 for size in Watched.sizes)
+    recording = Recording(inline())
+    Dispatcher(recording, Watched(), SHAPE).ask([ask(*range(12))])
+    assert Watched.sizes == recording.states
+    assert sum(Watched.sizes) == 12 * 4, "twelve states on four rounds"
+    assert len(recording.sent) < 12 * 4
 
 
 def test_what_is_under_way_for_nobody_is_waited_for_when_it_is_asked_for() -> None:

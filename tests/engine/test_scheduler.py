@@ -113,7 +113,7 @@ def test_idle_workers_that_die_with_their_node_blame_no_job() -> None:
         def send(self, slot: int, call: int, jobs: Sequence[Job]) -> None:
             if slot < 5 and slot not in self.gone:
                 self.gone.add(slot)
-                self._at(self.now() + 0.1, lambda: self._die(slot))
+                self._at(self.now() + 0.1, lambda when: self._die(slot, when))
                 return
             super().send(slot, call, jobs)
 
@@ -203,7 +203,7 @@ def test_what_kills_three_workers_is_named_and_the_rest_is_done() -> None:
         def send(self, slot: int, call: int, jobs: Sequence[Job]) -> None:
             super().send(slot, call, jobs)
             if any(each.number == 5 for each in jobs):
-                self._at(self.now() + 0.5, lambda: self._die(slot))
+                self._at(self.now() + 0.5, lambda when: self._die(slot, when))
 
     workers = Deadly(plan(2, 1))
     scheduler = Scheduler(workers)
@@ -240,3 +240,29 @@ def test_a_simulated_search_takes_the_course_of_a_real_one(workers: int) -> None
     assert transcript == reference
     assert simulated.busy_seconds > 0
     assert (dispatcher.counts.speculative > 0) == (workers > 1)
+
+
+def test_workers_get_work_ahead_for_as_long_as_the_search_will_think() -> None:
+    workers = Watched(plan(3, 3))
+    piece, given = workers.plan.layout.pieces[0], list[int]()
+    scheduler = Scheduler(workers, lambda shard: job(given.pop(), piece, 1) if given else None)
+    given.append(100)
+    scheduler.fill(2.0)
+    assert workers.sent == [], "how long a job takes is not known yet"
+    given.clear()
+    scheduler.submit(job(0, piece, 1))
+    assert [each.number for each, _ in scheduler.collect()] == [0]
+    given += range(101, 106)
+    scheduler.fill(2.0)
+    ahead = [numbers for _, numbers in workers.sent[1:]]
+    assert sorted(map(len, ahead)) == [1, 2, 2], "two jobs of a second each, as long as there are"
+    assert sorted(each.number for each, _ in drain(scheduler)) == list(range(101, 106))
+
+
+def test_a_call_carries_more_where_there_are_many_workers() -> None:
+    few, many = Scheduler(Watched(plan(2, 2))), Scheduler(Watched(plan(500, 2)))
+    for scheduler in (few, many):
+        scheduler.submit(job(0, scheduler._workers.plan.layout.pieces[0], 1))
+        drain(scheduler)
+    assert few.least_call == module.CALL_SECONDS
+    assert many.least_call == pytest.approx(500 * module.CALL_SECONDS_PER_WORKER)

@@ -191,3 +191,25 @@ def test_the_metric_module_needs_numpy_only() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("classes", [2, 3, 7, 9])
+def test_margins_and_short_axes_agree_with_numpys_own_way(classes: int) -> None:
+    random = np.random.default_rng(0)
+    labels = random.integers(0, classes, 300)
+    objective = make_objective("accuracy", labels, classes)
+    outputs = random.integers(-2, 3, (5, 300, classes)).astype(np.float32)  # full of ties
+    right = (outputs.argmax(axis=-1) == labels).mean(axis=-1)
+    np.testing.assert_array_equal(objective.metrics(outputs), right)
+    least = np.sort(right)[2]
+    margins = objective.margins(outputs)
+    for share, margin in zip(right, margins, strict=True):
+        assert objective.meets(margin, Threshold(least)) == (share >= least)
+    sums = outputs[0] + outputs[1]
+    np.testing.assert_array_equal(margins[0] + margins[1], objective.margins(sums))
+    for broken in (np.nan, np.inf, -np.inf):
+        outputs[0, :7, 0] = broken
+        right = (outputs[0, 7:].argmax(axis=-1) == labels[7:]).sum() / 300
+        assert objective.metrics(outputs)[0] == right
+    outputs[0, :7, 0] = 3e38  # finite, though the sum of two is not
+    assert np.isfinite(objective.losses(outputs)).all()

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
-from headsearch.search.guides.base import Guide, Path, View, predicted_reach
+from headsearch.search.guides.base import Guide, Ladder, Path, View, furthest, predicted_reach
 from headsearch.search.guides.budget import Budget
 from headsearch.search.guides.lookahead import Lookahead
 from headsearch.search.guides.taylor import Fisher, Michel
 
-__all__ = ["Budget", "Fisher", "Guide", "Lookahead", "Michel", "Path", "View", "predicted_reach"]
+__all__ = [
+    "Budget",
+    "Fisher",
+    "Guide",
+    "Ladder",
+    "Lookahead",
+    "Michel",
+    "Path",
+    "View",
+    "furthest",
+    "predicted_reach",
+]

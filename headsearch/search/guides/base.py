@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -9,7 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from headsearch.search.problem import Node, Problem
-from headsearch.task.metric import Threshold
+from headsearch.task.metric import Objective, Threshold
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,53 @@ class Guide(Protocol):
         ...
 
 
+class Ladder:
+    """Predicted answers along a path: outputs + the sum of the effects of the heads removed.
+
+    Args:
+        view: effects come from here.
+        path: head indices, all remaining in the view.
+    """
+
+    def __init__(self, view: View, path: tuple[int, ...]) -> None:
+        self._objective = view.problem.objective
+        self._length = len(path)
+        places = np.searchsorted(view.heads, path)
+        # (path, examples, classes) or, for accuracy, margins (path, classes, examples)
+        sums = np.cumsum(view.effects[places], axis=0, dtype=np.float64)
+        self._sums = self._objective.margins(sums) if self._objective.has_margins else sums
+
+    def reach(self, start: np.ndarray, threshold: Threshold, above: int = -1) -> int | None:
+        """Return the longest prefix whose predicted metric meets the threshold, or None.
+
+        Args:
+            start: outputs to start from, (examples, classes); for accuracy their margins,
+                (classes, examples).
+            threshold: what is to be met.
+            above: only prefixes that are longer than this are of interest.
+        """
+        for length in range(self._length, above, -1):
+            if self._objective.meets(
+                start + self._sums[length - 1] if length else start, threshold
+            ):
+                return length
+        return None
+
+
+def furthest(
+    ladders: Iterable[Ladder], outputs: np.ndarray, threshold: Threshold, objective: Objective
+) -> int | None:
+    """Return the longest prefix of any path that is predicted to be feasible from given outputs."""
+    start = outputs.astype(np.float64)
+    if objective.has_margins:
+        start = objective.margins(start)
+    best: int | None = None
+    for ladder in ladders:
+        found = ladder.reach(start, threshold, -1 if best is None else best)
+        best = best if found is None else found
+    return best
+
+
 def predicted_reach(
     view: View, path: tuple[int, ...], start: np.ndarray | None = None
 ) -> int | None:
@@ -83,10 +131,5 @@ def predicted_reach(
         path: head indices, all remaining in the view.
         start: outputs to start from, (examples, classes); the view's own state by default.
     """
-    places = np.searchsorted(view.heads, path)
     base = view.node.outputs if start is None else start
-    steps = np.cumsum(view.effects[places], axis=0, dtype=np.float64)  # (path, examples, classes)
-    ladder = np.concatenate([base[None].astype(np.float64), base[None] + steps])
-    metrics = view.problem.objective.metrics(ladder)
-    feasible = np.flatnonzero(metrics >= view.threshold.value)
-    return int(feasible[-1]) if len(feasible) else None
+    return furthest([Ladder(view, path)], base, view.threshold, view.problem.objective)

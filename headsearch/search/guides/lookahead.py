@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from headsearch.search.guides.base import Path, View, predicted_reach
+from headsearch.task.metric import over_classes
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,9 @@ class Lookahead:
         if len(view.heads) > self.shortlist:
             moved = view.effects
             if moved.shape[2] > 1:  # moving all classes together changes nothing
-                moved = moved - moved.mean(axis=2, keepdims=True)
+                moved = (
+                    moved - (over_classes(np.add, moved) / np.float32(moved.shape[2]))[..., None]
+                )
             flat = moved.reshape(len(view.heads), -1)
             squares = np.square(flat)
         outputs = view.node.outputs.astype(np.float64)
