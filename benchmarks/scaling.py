@@ -50,9 +50,12 @@ from headsearch.task.shards import lay_out
 
 # Real runs
 
-REAL = Settings(rollouts=(Rollout(Michel(), 12),), patience=None, max_evaluations=100)
-# Examples of one worker's run.
-SIZES = {"MiniLM": 640, "BERT-base": 48}
+REAL = {
+    "MiniLM": Settings(rollouts=(Rollout(Michel(), 12),), patience=None, max_evaluations=90),
+    "BERT-base": Settings(rollouts=(Rollout(Michel(), 48),), patience=None, max_evaluations=60),
+}
+# Examples of one worker's run, in twelve batches.
+SIZES = {"MiniLM": 96, "BERT-base": 24}
 
 
 def task_of(model: str, assets: Path, examples: int) -> tuple[Any, BatchedData, HeadMap, Problem]:
@@ -60,14 +63,19 @@ def task_of(model: str, assets: Path, examples: int) -> tuple[Any, BatchedData, 
     from headsearch.model.bundle import bundle
 
     if model == "MiniLM":
+        from headsearch.model.checkpoint import load_model
         from headsearch.run.config import RunConfig
-        from headsearch.run.prepare import load_task
+        from headsearch.run.prepare import load_data
+        from headsearch.task.batches import tokenise
 
         config = RunConfig(
             model=str(assets / "model"), data=str(assets / "search.csv"), max_examples=examples
         )
-        task = load_task(config)
-        return task.bundle, task.data, task.shape, Problem(task.shape, task.objective, 0.01)
+        made, tokenizer = load_model(config.model)
+        data = tokenise(load_data(config, made), tokenizer, batch_examples=8)
+        shape = HeadMap((12,) * 6)
+        objective = make_objective("accuracy", data.labels, 2)
+        return bundle(made), data, shape, Problem(shape, objective, 0.05)
     import torch
     import transformers
 
@@ -76,7 +84,7 @@ def task_of(model: str, assets: Path, examples: int) -> tuple[Any, BatchedData, 
     torch.manual_seed(0)
     made = transformers.BertForSequenceClassification(transformers.BertConfig(vocab_size=1000))
     lengths = np.sort(lognormal_lengths(examples, 24))
-    data = batched(lengths, 8, tokens=True)
+    data = batched(lengths, 2, tokens=True)
     outputs = plain_outputs(made.eval(), data.batches, HeadSet())
     # Its own answers around their median, so that both classes are there.
     margin = outputs[:, 1] - outputs[:, 0]
@@ -136,7 +144,7 @@ def one(model: str, assets: Path, engine: str, workers: int, scale: int) -> dict
             began = began or time.perf_counter()
             digest.update(json.dumps(record).encode())
 
-        result = search(problem, recorder, REAL, on_step=step)
+        result = search(problem, recorder, REAL[model], on_step=step)
         seconds = time.perf_counter() - began
         recorder.end()
         memo.close()
