@@ -26,13 +26,12 @@ import numpy as np
 
 from headsearch.engine.dispatch import Dispatcher
 from headsearch.heads import HeadSet
-from headsearch.memo.sqlite import SqliteStore
 from headsearch.run import engines
 from headsearch.run.config import RunConfig
 from headsearch.run.prepare import load_task
 from headsearch.run.session import environment
 from headsearch.search.guides import Michel, View
-from headsearch.search.problem import Node, Problem
+from headsearch.search.problem import GRADIENTS, OUTPUTS, Ask, Node, Problem
 
 REMEASURE = 4
 
@@ -54,30 +53,34 @@ def command(*args: object) -> dict[str, Any]:
 def michel(config: RunConfig, memo: Path) -> dict[str, Any]:
     """Re-scored Michel on the same evaluator and memo: every prefix of its path."""
     task = load_task(config)
-    store = SqliteStore(memo, task.fingerprint)
-    executor = engines.start(engines.choose(config, task), config, task)
-    oracle = Dispatcher(executor, store, task.shape)
+    choice = engines.choose(config, task)
+    workers = engines.start(choice, config, task)
+    store = engines.open_memo(choice, memo, task.fingerprint)
+    oracle = Dispatcher(workers, store, task.shape)
     objective = task.objective
     problem = Problem(task.shape, objective, config.max_drop)
     root = HeadSet()
-    base = objective.score(oracle.outputs(root, [root])[0])
+    ((outputs,),) = oracle.ask([Ask(OUTPUTS, root, (root,))])
+    base = objective.score(outputs)
     threshold = objective.threshold(base, config.max_drop)
     state, path, gradient_passes = root, [], 0
     while len(state) < task.shape.total:
-        outputs = oracle.outputs(root, [state])[0]
+        ((outputs,),) = oracle.ask([Ask(OUTPUTS, state, (state,))])
         heads = np.array([j for j in range(task.shape.total) if j not in state])
-        effects = -oracle.gradients(state)[:, :, heads].transpose(2, 0, 1)
+        ((slopes,),) = oracle.ask([Ask(GRADIENTS, state, (state,))])
+        effects = -slopes[:, :, heads].transpose(2, 0, 1)
         gradient_passes += 1
         node = Node(state, outputs, objective.score(outputs), True)
         view = View(problem, threshold, node, heads, np.ascontiguousarray(effects))
         step = Michel().path(view).heads[:REMEASURE]
         rungs = [state | HeadSet.of(step[: k + 1]) for k in range(len(step))]
-        for rung, found in zip(rungs, oracle.outputs(state, rungs), strict=True):
+        (answers,) = oracle.ask([Ask(OUTPUTS, state, tuple(rungs))])
+        for rung, found in zip(rungs, answers, strict=True):
             score = objective.score(found)
             path.append([len(rung), score.correct, score.loss])
         state = rungs[-1]
-    executor.close()
     store.close()
+    workers.close()
     feasible = [heads for heads, correct, _ in path if correct >= (threshold.correct or 0)]
     return {
         "remeasured_every": REMEASURE,

@@ -259,7 +259,7 @@ class Shape:
 MODELS = {"BERT-base": Shape(12, 12, 768), "BERT-large": Shape(24, 16, 1024)}
 # Examples, classes and median tokens: the validation sets of SST-2, MNLI and QQP.
 DATA = {872: (2, 24), 9815: (3, 36), 40430: (2, 28)}
-GPUS = (1, 8, 16, 32, 64, 128, 256, 512, 1024)
+GPUS = (8, 16, 32, 64, 128, 256, 512, 1024)
 # Sustained floating point operations a second.
 SPEED = 14e12  # about what an A100 sustains in float32 with TF32 off, or a T4 in half precision
 OTHER_SPEEDS = (5e12, 60e12)
