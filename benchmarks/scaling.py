@@ -1,8 +1,8 @@
 """How the engine scales: measured on this machine, and simulated for up to 1,024 GPUs.
 
-    python -m benchmarks.scaling real ASSETS OUT.json      (about half an hour on two cores)
-    python -m benchmarks.scaling simulated OUT.json        (about a quarter of an hour)
-    python -m benchmarks.scaling plot SIMULATED.json OUT.svg
+    python -m benchmarks.scaling real ASSETS OUT.json      (some 12 minutes a repetition)
+    python -m benchmarks.scaling simulated OUT.json        (five minutes without 40,430 examples)
+    python -m benchmarks.scaling plot SIMULATED.json OUT.svg          (needs matplotlib)
 
 The coordinator alone is measured by `benchmarks/coordinator.py`.
 
@@ -408,7 +408,9 @@ def plot(source: Path, out: Path) -> None:
                 and row["examples"] == examples
                 and row["teraflops"] == SPEED / 1e12
             ]
-            axis.plot(*zip(*line, strict=True), marker="o", ms=3, label=f"{examples:,} examples")
+            if line:
+                gpus, efficiency = zip(*line, strict=True)
+                axis.plot(gpus, efficiency, marker="o", ms=3, label=f"{examples:,} examples")
         axis.set(xscale="log", xlabel="GPUs", title=model, ylim=(0, 1.05))
         axis.set_xticks(GPUS, [str(n) for n in GPUS])
         axis.minorticks_off()
