@@ -88,7 +88,9 @@ class MemoActor:
                 found.setdefault(state, []).extend(more)
                 new += more
         if new:
-            own.add(new)
+            own.add(
+                sorted(new, key=lambda r: (r.first, r.stop))
+            )  # those of the same batches together
         return pack([record for records in found.values() for record in records])
 
     def spans(

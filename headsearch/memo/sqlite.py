@@ -1,8 +1,13 @@
 """The durable memo: SQLite in WAL mode, shared by processes and by fingerprints.
 
 In WAL mode with `synchronous=NORMAL` a transaction that was committed survives the death of the
-process at any moment; a loss of power may cost the last ones, but never the file. Every record
-has a checksum, because SQLite itself doesn't notice bytes that changed within a value.
+process at any moment; a loss of power may cost the last ones, but never the file.
+
+Records that were computed together, of many HeadSets on the same batches, are kept together in a
+block, and a narrow index says which block has what: a row for each record with all its keys took
+ten times as long to write. Every block has a checksum, because SQLite itself doesn't notice bytes
+that changed within a value, and repeats its records' keys, so that a damaged index can't pass one
+HeadSet's outputs off as another's.
 """
 
 from __future__ import annotations
@@ -11,16 +16,19 @@ import os
 import sqlite3
 import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
+from itertools import groupby
 from pathlib import Path
 from typing import Any
+
+import msgpack
 
 from headsearch.errors import MemoError
 from headsearch.memo.store import Record
 
 APPLICATION = 0x48534D31  # "HSM1": says in the file's header whose it is
-FORMAT = 1
+FORMAT = 2
 TIMEOUT_SECONDS = 60.0
 # SQLite's own limit on variables of one statement was 999 for long.
 CHUNK = 500
@@ -28,13 +36,28 @@ CHUNK = 500
 # overwrite one of a single byte.
 LEAST_BYTES = 512
 
-_CREATE = """
-CREATE TABLE scores (
-    fingerprint TEXT NOT NULL, kind TEXT NOT NULL, state BLOB NOT NULL,
-    first INTEGER NOT NULL, stop INTEGER NOT NULL, value BLOB NOT NULL, checksum INTEGER NOT NULL,
-    UNIQUE (fingerprint, kind, state, first, stop)
+# Most bytes of the values in a block: who wants one of them has to read them all.
+BLOCK_BYTES = 1 << 20
+# How many HeadSets' numbers are remembered.
+MOST_NUMBERS = 100_000
+
+_CREATE = (
+    """
+CREATE TABLE sets (
+    number INTEGER PRIMARY KEY, fingerprint TEXT NOT NULL, kind TEXT NOT NULL,
+    state BLOB NOT NULL, UNIQUE (fingerprint, kind, state)
 )
-""".strip()
+""".strip(),
+    """
+CREATE TABLE blocks (number INTEGER PRIMARY KEY, content BLOB NOT NULL, checksum INTEGER NOT NULL)
+""".strip(),
+    """
+CREATE TABLE records (
+    set_number INTEGER NOT NULL, first INTEGER NOT NULL, stop INTEGER NOT NULL,
+    block INTEGER NOT NULL, place INTEGER NOT NULL, PRIMARY KEY (set_number, first, stop)
+) WITHOUT ROWID
+""".strip(),
+)
 
 
 class SqliteStore:
@@ -51,6 +74,7 @@ class SqliteStore:
     def __init__(self, path: Path, fingerprint: str) -> None:
         self._path = Path(path)
         self._fingerprint = fingerprint
+        self._numbers: dict[str, dict[bytes, int]] = {}  # by kind, of states in the file
         folder = self._path.parent
         if not os.path.isdir(folder):
             raise MemoError(f"the folder of the memo must exist: {folder}")
@@ -77,49 +101,102 @@ class SqliteStore:
 
     def find(self, kind: str, states: Sequence[bytes]) -> dict[bytes, list[Record]]:
         """See `MemoStore.find`."""
+        rows = list(self._select("first, stop, block, place", kind, states))
+        blocks = self._blocks(sorted({block for _, _, _, block, _ in rows}))
         found: dict[bytes, list[Record]] = {}
-        for state, first, stop, value, checksum in self._select("value, checksum", kind, states):
-            record = Record(state, kind, first, stop, value)
-            found.setdefault(state, []).append(self._checked(record, checksum))
+        for state, first, stop, number, place in rows:
+            key, block = [self._fingerprint, kind, first, stop], blocks.get(number)
+            if block is None or block[:4] != key or block[4][place : place + 1] != [state]:
+                where = f"batches {first} to {stop} of the HeadSet {state.hex()}"
+                raise self._corrupted(f"the checksum of {where} is wrong")
+            record = Record(state, kind, first, stop, block[5][place])
+            found.setdefault(state, []).append(record)
         return found
 
     def spans(self, kind: str, states: Sequence[bytes]) -> dict[bytes, list[tuple[int, int]]]:
         """See `MemoStore.spans`."""
         found: dict[bytes, list[tuple[int, int]]] = {}
-        for state, first, stop, _ in self._select("NULL", kind, states):
+        for state, first, stop in self._select("first, stop", kind, states):
             found.setdefault(state, []).append((first, stop))
         return found
 
     def add(self, records: Sequence[Record]) -> None:
         """See `MemoStore.add`."""
-        rows = [
-            (
-                self._fingerprint,
-                record.kind,
-                record.state,
-                record.first,
-                record.stop,
-                record.value,
-                self._checksum(record),
-            )
-            for record in records
-        ]
-        with self._errors("write to"), self._transaction():
+        try:
+            with self._errors("write to"), self._transaction():
+                for block in _blocks_of(records):
+                    self._add_block(block)
+        except BaseException:
+            self._numbers.clear()  # some were given out in what was rolled back
+            raise
+
+    def _add_block(self, block: list[Record]) -> None:
+        kind, first, stop = block[0].kind, block[0].first, block[0].stop
+        states = [record.state for record in block]
+        numbers = self._numbers_of(kind, states)
+        content = msgpack.packb(
+            [self._fingerprint, kind, first, stop, states, [record.value for record in block]]
+        )
+        number = self._db.execute(
+            "INSERT INTO blocks (content, checksum) VALUES (?, ?)", (content, zlib.crc32(content))
+        ).lastrowid
+        self._db.executemany(
+            "INSERT INTO records VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+            [(numbers[s], first, stop, number, place) for place, s in enumerate(states)],
+        )
+
+    def _numbers_of(self, kind: str, states: Sequence[bytes]) -> dict[bytes, int]:
+        """Return the numbers of states, giving one to each that has none."""
+        known = self._numbers.setdefault(kind, {})
+        missing = list(dict.fromkeys(state for state in states if state not in known))
+        if missing:
+            if len(known) > MOST_NUMBERS:
+                known.clear()
+                missing = list(dict.fromkeys(states))
             self._db.executemany(
-                "INSERT INTO scores VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING", rows
+                "INSERT INTO sets (fingerprint, kind, state) VALUES (?, ?, ?) "
+                "ON CONFLICT DO NOTHING",
+                [(self._fingerprint, kind, state) for state in missing],
             )
+            for start in range(0, len(missing), CHUNK):
+                part = missing[start : start + CHUNK]
+                known.update(
+                    self._db.execute(
+                        "SELECT state, number FROM sets WHERE fingerprint = ? AND kind = ? "
+                        f"AND state IN ({_marks(part)})",
+                        (self._fingerprint, kind, *part),
+                    )
+                )
+        return known
+
+    def _blocks(self, numbers: Sequence[int]) -> dict[int, list[Any]]:
+        """Return the contents of blocks, without those that are damaged."""
+        found = {}
+        for start in range(0, len(numbers), CHUNK):
+            part = numbers[start : start + CHUNK]
+            with self._errors("read"):
+                rows = self._db.execute(
+                    "SELECT number, content, checksum FROM blocks "
+                    f"WHERE number IN ({_marks(part)})",
+                    part,
+                ).fetchall()
+            for number, content, checksum in rows:
+                # In a damaged file a value can be of any type.
+                if isinstance(content, bytes) and zlib.crc32(content) == checksum:
+                    found[number] = msgpack.unpackb(content)
+        return found
 
     def _select(self, columns: str, kind: str, states: Sequence[bytes]) -> Iterator[Any]:
-        """Yield (state, first, stop, *columns), each state's sorted by (first, stop)."""
+        """Yield (state, *columns) of records, each state's sorted by (first, stop)."""
         distinct = list(dict.fromkeys(states))
         for start in range(0, len(distinct), CHUNK):
             part = distinct[start : start + CHUNK]
-            marks = ",".join("?" * len(part))
             with self._errors("read"):
                 # All at once: a cursor left half read would hold the file open after an error.
                 rows = self._db.execute(
-                    f"SELECT state, first, stop, {columns} FROM scores WHERE fingerprint = ? "
-                    f"AND kind = ? AND state IN ({marks}) ORDER BY first, stop",
+                    f"SELECT state, {columns} FROM sets JOIN records ON set_number = number "
+                    f"WHERE fingerprint = ? AND kind = ? AND state IN ({_marks(part)}) "
+                    "ORDER BY first, stop",
                     (self._fingerprint, kind, *part),
                 ).fetchall()
             yield from rows
@@ -128,7 +205,9 @@ class SqliteStore:
         """See `MemoStore.count`."""
         with self._errors("read"):
             (rows,) = self._db.execute(
-                "SELECT count(*) FROM scores WHERE fingerprint = ?", (self._fingerprint,)
+                "SELECT count(*) FROM sets JOIN records ON set_number = number "
+                "WHERE fingerprint = ?",
+                (self._fingerprint,),
             ).fetchone()
         return int(rows)
 
@@ -162,7 +241,8 @@ class SqliteStore:
         self._db.execute("PRAGMA synchronous = NORMAL")
         with self._transaction():  # another process may be making it at this moment
             if self._is_new(self._db):
-                self._db.execute(_CREATE)
+                for statement in _CREATE:
+                    self._db.execute(statement)
                 self._db.execute(f"PRAGMA application_id = {APPLICATION}")
                 self._db.execute(f"PRAGMA user_version = {FORMAT}")
         (state,) = self._db.execute("PRAGMA quick_check(1)").fetchone()
@@ -192,25 +272,13 @@ class SqliteStore:
         schema = [s for (s,) in db.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")]
         if (application, version, schema) == (0, 0, []):
             return True
-        if application == APPLICATION and version > FORMAT:
+        if application == APPLICATION and version != FORMAT:
             raise MemoError(
                 f"the memo {self._path} must be of format {FORMAT} but is of format {version}"
             )
-        if (application, version, schema) != (APPLICATION, FORMAT, [_CREATE]):
+        if (application, version, schema) != (APPLICATION, FORMAT, [*_CREATE]):
             raise MemoError(f"{self._path} is a SQLite file but not a memo of headsearch")
         return False
-
-    def _checksum(self, record: Record) -> int:
-        key = f"{self._fingerprint}\0{record.kind}\0{record.first}\0{record.stop}\0".encode()
-        return zlib.crc32(record.value, zlib.crc32(record.state, zlib.crc32(key)))
-
-    def _checked(self, record: Record, checksum: int) -> Record:
-        """Return a record that was read, unless the file changed behind SQLite's back."""
-        # In a damaged file a value can be of any type.
-        if not isinstance(record.value, bytes) or self._checksum(record) != checksum:
-            where = f"batches {record.first} to {record.stop} of the HeadSet {record.state.hex()}"
-            raise self._corrupted(f"the checksum of {where} is wrong")
-        return record
 
     def _corrupted(self, why: str) -> MemoError:
         return MemoError(f"the memo {self._path} is corrupted: {why}; nothing was changed")
@@ -250,3 +318,20 @@ class SqliteStore:
             else:
                 line = f"could not {action} the memo {self._path}: {text}"
             raise MemoError(line) from None
+
+
+def _blocks_of(records: Iterable[Record]) -> Iterator[list[Record]]:
+    """Put records together that follow each other and cover the same batches."""
+    for _, run in groupby(records, key=lambda record: (record.kind, record.first, record.stop)):
+        block, size = list[Record](), 0
+        for record in run:
+            if block and size + len(record.value) > BLOCK_BYTES:
+                yield block
+                block, size = [], 0
+            block.append(record)
+            size += len(record.value)
+        yield block
+
+
+def _marks(values: Sequence[object]) -> str:
+    return ",".join("?" * len(values))

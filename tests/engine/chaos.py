@@ -43,7 +43,7 @@ class Slow(ScoringActor):
 
 
 class Slower(Slow):
-    seconds = 0.1
+    seconds = 0.05
 
 
 class SlowWorkers(RayWorkers):

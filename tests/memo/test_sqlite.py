@@ -73,7 +73,7 @@ class TestKept:
     def test_the_file_says_whose_it_is(self, full: Path) -> None:
         # The file format's own documentation: user version at 60, application id at 68.
         header = full.read_bytes()[:100]
-        assert header[60:64] == bytes([0, 0, 0, 1])
+        assert header[60:64] == bytes([0, 0, 0, 2])
         assert header[68:72] == b"HSM1"
 
     def test_an_empty_file_becomes_a_memo(self, path: Path) -> None:
@@ -108,7 +108,7 @@ class TestRefused:
             "CREATE VIEW v AS SELECT 1",
             "PRAGMA application_id = 7",
             "PRAGMA user_version = 7",
-            "CREATE TABLE t (x); PRAGMA application_id = 0x48534D31; PRAGMA user_version = 1",
+            "CREATE TABLE t (x); PRAGMA application_id = 0x48534D31; PRAGMA user_version = 2",
             "PRAGMA journal_mode = WAL; CREATE TABLE t (x)",
         ],
     )
@@ -131,10 +131,11 @@ class TestRefused:
         assert Path(f"{path}-wal").stat().st_size > 0
         assert "is a SQLite file but not a memo of headsearch" in refusal(path)
 
-    def test_a_memo_of_a_newer_format(self, full: Path) -> None:
-        with closing(sqlite3.connect(full)) as newer:
-            newer.executescript("CREATE TABLE more (x); PRAGMA user_version = 2")
-        assert "must be of format 1 but is of format 2" in refusal(full)
+    @pytest.mark.parametrize("version", [1, 3])
+    def test_a_memo_of_another_format(self, full: Path, version: int) -> None:
+        with closing(sqlite3.connect(full)) as other:
+            other.executescript(f"CREATE TABLE more (x); PRAGMA user_version = {version}")
+        assert f"must be of format 2 but is of format {version}" in refusal(full)
 
     def test_a_folder_in_place_of_the_file(self, path: Path) -> None:
         path.mkdir()
@@ -186,7 +187,8 @@ class TestDamaged:
         end = content.index(MANY[which].value[-60:])
         content[end + 30] ^= 1
         full.write_bytes(content)
-        assert f"the checksum of batches 0 to 4 of the HeadSet {MANY[which].state.hex()}" in (
+        # All of them are in one block: the first that is asked for is named.
+        assert f"the checksum of batches 0 to 4 of the HeadSet {STATES[0].hex()} is wrong" in (
             refusal(full)
         )
 

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import msgpack
 import pytest
 
 from headsearch.memo.codec import unpack_array
@@ -36,12 +37,14 @@ def states_in(memo: Path) -> float:
         return 0
     connection = sqlite3.connect(f"file:{memo}?mode=ro", uri=True)
     try:
-        values = connection.execute("SELECT value FROM scores WHERE kind = 'outputs'").fetchall()
+        blocks = connection.execute("SELECT content FROM blocks").fetchall()
     except sqlite3.OperationalError:  # killed before the table was made
         return 0
     finally:
         connection.close()
-    return sum(unpack_array(value)[1][0] for (value,) in values) / 150
+    contents = [msgpack.unpackb(block) for (block,) in blocks]
+    values = [value for _, kind, *_, some in contents if kind == "outputs" for value in some]
+    return sum(unpack_array(value)[1][0] for value in values) / 150
 
 
 @pytest.fixture(scope="module")
@@ -81,8 +84,10 @@ def test_kill_9_then_resume(unbroken: Path, assets: Any, tmp_path: Path, seed: i
 
 def test_interrupt_says_how_to_go_on(assets: Any, tmp_path: Path, unbroken: Path) -> None:
     run = tmp_path / "run"
+    # With a budget that lasts for much longer than it takes to interrupt it.
+    options = [*OPTIONS, "--max-evaluations", "4000"]
     process = subprocess.Popen(
-        command("run", assets.model, "--data", assets.data, "--out", run, *OPTIONS),
+        command("run", assets.model, "--data", assets.data, "--out", run, *options),
         stderr=subprocess.PIPE,
         text=True,
     )
@@ -94,5 +99,5 @@ def test_interrupt_says_how_to_go_on(assets: Any, tmp_path: Path, unbroken: Path
     assert f"headsearch resume {run}" in err
     assert "Traceback" not in err
     assert json.loads((run / "progress.json").read_text())["state"] == "interrupted"
-    subprocess.run(command("resume", run, "--quiet"), check=True)
+    subprocess.run(command("resume", run, "--quiet", "--max-evaluations", "120"), check=True)
     assert result_of(run) == result_of(unbroken)
