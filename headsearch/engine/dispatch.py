@@ -23,9 +23,12 @@ from headsearch.memo.store import MemoStore, Record
 from headsearch.scoring.item import GRADIENTS, OUTPUTS, WorkItem
 from headsearch.search.problem import Ask
 
-# Most children of one item: a parent's own forward, which every item may have to repeat, is then
-# a small part of the work.
-ITEM_CHILDREN = 16
+# Most children of one item; a parent's own forward, which every item may have to repeat, is then
+# a small part of the work. Fewer while it is not known how long they take.
+ITEM_CHILDREN = 64
+FIRST_ITEM_CHILDREN = 16
+# What is lost with a worker, and waited for at the end of an ask, is not more than so much work.
+ITEM_SECONDS = 2.0
 # Where there are many workers, items are made smaller, so that each gets so many of an ask.
 JOBS_PER_WORKER = 4
 # Work that nobody asked for yet comes in small jobs: what is asked for must not wait behind it.
@@ -201,10 +204,13 @@ class Dispatcher:
         """
         ordered = sorted(wants, key=lambda want: want.first_layer)
         passes = sum(want.passes for want in wants) / len(wants)
+        each, limit = self.scheduler.seconds(1.0), FIRST_ITEM_CHILDREN
+        if each:
+            most, limit = min(most, ITEM_SECONDS / each), ITEM_CHILDREN
         items: dict[tuple[int, int], tuple[list[Want], WorkItem, float]] = {}
         for place in places:
             piece, bit = self._layout.pieces[place], 1 << place
-            size = min(ITEM_CHILDREN, max(1, int(most / (passes * piece.load))))
+            size = min(limit, max(1, int(most / (passes * piece.load))))
             for start in range(0, len(ordered), size):
                 missing = [
                     want
@@ -241,12 +247,12 @@ class Dispatcher:
                 self.counts.gradients += amount
             if job.speculative:
                 self.counts.speculative += amount
-            span, bit = job.piece.span, 1 << place
+            first, stop, bit = job.piece.span.first, job.piece.span.stop, 1 << place
             for cut_from, array in zip(wants, arrays, strict=True):
                 key = cut_from.key
                 self._arrived(key, bit)
                 value = pack_array("float32", array.shape, array.tobytes())
-                records.append(Record(key[1:], kind, span.first, span.stop, value))
+                records.append(Record(key[1:], kind, first, stop, value))
                 want = self._wants.get(key)
                 if want is not None:
                     want.take(place, array)

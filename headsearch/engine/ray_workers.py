@@ -170,6 +170,14 @@ class RayWorkers:
             more, _ = ray.wait(rest, num_returns=len(rest), timeout=0)
             ready += more
         events: list[Event] = []
+        results = [reference for reference in ready if reference in self._running]
+        if len(results) > 1:  # one look into the object store for all, unless something is wrong
+            try:
+                answers = ray.get(results)
+            except ray_exceptions.RayError:
+                answers = []
+            for reference, (seconds, result) in zip(results, answers, strict=False):
+                events.append(_answered(self._running.pop(reference)[0], seconds, result))
         for reference in ready:
             if reference in self._starting:
                 events += self._take_start(reference)
@@ -268,9 +276,7 @@ class RayWorkers:
             ray.kill(self._actors[slot])
             self._start(slot)
             return [Died(slot, _line(error))]
-        if isinstance(result, tuple):
-            return [Failed(call, *result)]
-        return [Done(call, result, seconds)]
+        return [_answered(call, seconds, result)]
 
     def _grow(self) -> None:
         """Start workers where nodes have joined; not while others still wait for room."""
@@ -281,6 +287,12 @@ class RayWorkers:
         room = min(int(free.get(name, 0) / need) for name, need in self._needs.items())
         for _ in range(min(room, self.plan.most_workers - len(self._actors))):
             self._start(len(self._actors))
+
+
+def _answered(call: int, seconds: float, result: list[np.ndarray] | tuple[int, str]) -> Event:
+    if isinstance(result, tuple):
+        return Failed(call, *result)
+    return Done(call, result, seconds)
 
 
 def _line(error: BaseException) -> str:

@@ -80,7 +80,9 @@ class Scheduler:
         self._shards = workers.plan.layout.shards
         self._queues: list[list[tuple[float, int, Job]]] = [[] for _ in range(self._shards)]
         self._slots: dict[int, _Slot] = {}
-        self._free: dict[int, _Slot] = {}  # those that have room for another call
+        # Those that have room for another call, by how many they have: {slot: None}, in the order
+        # in which they came to have so many.
+        self._free: list[dict[int, None]] = [{} for _ in range(workers.depth)]
         self._calls: dict[int, _Call] = {}
         self._open: set[int] = set()  # numbers of jobs that are waiting or in flight
         self._deaths: Counter[int] = Counter()  # job number -> workers that died with it
@@ -124,7 +126,7 @@ class Scheduler:
         """Give workers that have nothing to do work for so long, if there is any for them."""
         if self.waiting or self._overdue or self._rate is None:
             return
-        for number in [n for n, slot in self._free.items() if not slot.calls]:
+        for number in list(self._free[0]):
             jobs: list[Job] = []
             while sum(job.cost for job in jobs) * self._rate < seconds:
                 job = self._filler(number % self._shards)
@@ -161,7 +163,8 @@ class Scheduler:
 
     def _handle(self, event: Event) -> list[tuple[Job, np.ndarray]]:
         if isinstance(event, Up):
-            self._slots[event.slot] = self._free[event.slot] = _Slot()
+            self._slots[event.slot] = _Slot()
+            self._place(event.slot)
         elif isinstance(event, Died):
             self._bury(event)
         elif isinstance(event, Done):
@@ -205,13 +208,13 @@ class Scheduler:
             slot = self._slots[call.slot]
             slot.calls.pop(number, None)
             slot.alone = False
-            self._free[call.slot] = slot
+            self._place(call.slot)
             slot.since = self._workers.now()
         return call
 
     def _bury(self, event: Died) -> None:
         slot = self._slots.pop(event.slot, None)
-        self._free.pop(event.slot, None)
+        self._place(event.slot)
         if not self._slots:
             self._alone_since = self._workers.now()
         for call in slot.calls.values() if slot else ():
@@ -219,9 +222,8 @@ class Scheduler:
             self._blame(call.jobs, event.reason)
         # Others may have gone with it, unnoticed as they were idle. Before they are sent a job,
         # which would be blamed for their death, an empty call finds out.
-        for number, other in list(self._free.items()):
-            if not other.calls:
-                self._send(number, [])
+        for number in list(self._free[0]):
+            self._send(number, [])
 
     def _blame(self, jobs: list[Job], reason: str) -> None:
         line = (reason.strip().splitlines() or ["unknown"])[0]
@@ -251,7 +253,7 @@ class Scheduler:
         if self.waiting or self._rate is None:
             return  # the others have other things to do
         now = self._workers.now()
-        free = sorted(self._free, key=lambda number: len(self._free[number].calls))
+        free = [number for level in self._free for number in level]
         for number, slot in self._slots.items():
             call = next((call for call in slot.calls.values() if not call.again), None)
             if call is None or not call.jobs:
@@ -292,7 +294,9 @@ class Scheduler:
     def _pump(self, fill: bool = True) -> None:
         """Send to every worker that has room: one call to each, then a second where it may."""
         for load in range(self._workers.depth):
-            for number in [n for n, slot in self._free.items() if len(slot.calls) <= load]:
+            if not self.waiting and load:
+                return  # a second call is for what waits
+            for number in [n for level in self._free[: load + 1] for n in level]:
                 idle = not self._slots[number].calls
                 jobs: list[Job] = []
                 while self.waiting and not jobs:
@@ -343,6 +347,14 @@ class Scheduler:
     def _is_suspect(self, job: Job) -> bool:
         return job.number in self._deaths
 
+    def _place(self, number: int) -> None:
+        """Note how much room a worker has."""
+        for level in self._free:
+            level.pop(number, None)
+        slot = self._slots.get(number)
+        if slot is not None and not slot.alone and len(slot.calls) < len(self._free):
+            self._free[len(slot.calls)][number] = None
+
     def _send(self, number: int, jobs: list[Job]) -> None:
         slot, now = self._slots[number], self._workers.now()
         call = _Call(self._next_call, number, jobs, now)
@@ -351,6 +363,5 @@ class Scheduler:
             slot.since = now
         slot.alone = any(self._is_suspect(job) for job in jobs)
         slot.calls[call.number] = self._calls[call.number] = call
-        if slot.alone or len(slot.calls) >= self._workers.depth:
-            self._free.pop(number, None)
+        self._place(number)
         self._workers.send(number, call.number, jobs)

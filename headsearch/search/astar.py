@@ -50,6 +50,8 @@ from headsearch.task.metric import Score, Threshold
 
 # A rollout ends after so many rungs in a row that are infeasible with a loss above the baseline's.
 LOST_RUNGS = 2
+# The size of model that `Rollout.remeasure` speaks of: MiniLM-L6, where it was measured.
+REMEASURED_HEADS = 72
 # How many of the states that may be expanded next are looked at ahead.
 STATES_AHEAD = 3
 
@@ -60,11 +62,17 @@ class Rollout:
 
     Attributes:
         guide: whose path is followed.
-        remeasure: heads removed between two measurements.
+        remeasure: heads removed between two measurements, in a model of up to 72 heads. In larger
+            ones more in proportion, so that a rollout has about as many steps, which come one
+            after the other, whatever the model's size.
     """
 
     guide: Guide
     remeasure: int
+
+    def stride(self, heads: int) -> int:
+        """Return the heads removed between two measurements in a model of so many."""
+        return max(self.remeasure, self.remeasure * heads // REMEASURED_HEADS)
 
 
 @dataclass(frozen=True)
@@ -336,7 +344,9 @@ class _Search:
                 h = self._promise(node, [path.reach])
                 if node is self.baseline:
                     root_reach = max(root_reach, h)
-                step = node.heads | HeadSet.of(path.heads[: rollout.remeasure])
+                step = node.heads | HeadSet.of(
+                    path.heads[: rollout.stride(self.problem.shape.total)]
+                )
                 moves.append((rollout, view, path, h, step))
             steps = list(dict.fromkeys(step for *_, step in moves))
             parents = {step: view.node.heads for _, view, _, _, step in reversed(moves)}
