@@ -295,7 +295,7 @@ class Surrogate:
     def __init__(self, shape: HeadMap, examples: int, classes: int, data: BatchedData) -> None:
         random = np.random.default_rng(2)
         self._base = random.normal(0, 3, (examples, classes)).astype(np.float32)
-        strength = random.lognormal(-4.0, 1.2, shape.total).astype(np.float32)
+        strength = random.lognormal(-4.9, 1.2, shape.total).astype(np.float32)
         self._effects = random.normal(0, 1, (shape.total, examples, classes)).astype(np.float32)
         self._effects *= strength[:, None, None]
         labels = self._base.argmax(axis=1)

@@ -7,6 +7,7 @@ compute what is likely to be asked next, and what another search stored is used 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -30,7 +31,11 @@ FIRST_ITEM_CHILDREN = 16
 # What is lost with a worker, and waited for at the end of an ask, is not more than so much work.
 ITEM_SECONDS = 2.0
 # Where there are many workers, items are made smaller, so that each gets so many of an ask.
-JOBS_PER_WORKER = 4
+JOBS_PER_WORKER = 8
+# What a call costs the coordinator. n calls one after the other take n of these, and the last of
+# them work / n when it comes to its worker: that is least in all at n = sqrt(work / this), so there
+# is no use in more.
+SEND_SECONDS = 0.0005
 # Work that nobody asked for yet comes in small jobs: what is asked for must not wait behind it.
 SPECULATIVE_SECONDS = 0.2
 # Where a search thinks longer than so many seconds, workers get work for that long.
@@ -188,7 +193,10 @@ class Dispatcher:
             places = range(rounds[first].start, rounds[stop - 1].stop)
             load = sum(self._layout.pieces[place].load for place in places)
             cost = sum(want.passes for want in members) * load
-            for job in self._cut(members, places, cost / (workers * JOBS_PER_WORKER)):
+            most, each = cost / (workers * JOBS_PER_WORKER), self.scheduler.seconds(1.0)
+            if each and workers > 1:
+                most = max(most, math.sqrt(cost * SEND_SECONDS / each))
+            for job in self._cut(members, places, most):
                 self.scheduler.submit(job)
 
     def _cut(

@@ -22,8 +22,8 @@ MAX_DEATHS = 3
 CALL_SECONDS = 0.05
 CALL_JOBS = 64
 # With so much work for every worker there is, the coordinator, which takes about half a
-# millisecond for a call, is busy with calls for a quarter of its time.
-CALL_SECONDS_PER_WORKER = 0.002
+# millisecond for a call, is busy with calls for half of its time.
+CALL_SECONDS_PER_WORKER = 0.001
 # A call that takes so many times as long as its work should, and at least so long, is slow: its
 # jobs are given to another worker too.
 SLOW_FACTOR = 5.0
