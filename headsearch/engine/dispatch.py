@@ -19,8 +19,8 @@ from headsearch.engine.executor import Job, Workers
 from headsearch.engine.scheduler import Scheduler
 from headsearch.engine.wants import Key, Want, key_of
 from headsearch.heads import HeadMap
-from headsearch.memo.codec import pack_array
-from headsearch.memo.store import MemoStore, Record
+from headsearch.memo.codec import array_head
+from headsearch.memo.store import Block, MemoStore
 from headsearch.scoring.item import GRADIENTS, OUTPUTS, WorkItem
 from headsearch.search.problem import Ask
 
@@ -241,7 +241,7 @@ class Dispatcher:
 
     def _collect(self) -> list[Want]:
         """Wait for jobs, store what they computed, and return the wants that gained by it."""
-        records, gained = [], dict[Key, Want]()
+        blocks, gained = list[Block](), dict[Key, Want]()
         for job, arrays in self.scheduler.collect():
             kind, place, wants = (
                 job.item.kind,
@@ -255,12 +255,14 @@ class Dispatcher:
                 self.counts.gradients += amount
             if job.speculative:
                 self.counts.speculative += amount
-            first, stop, bit = job.piece.span.first, job.piece.span.stop, 1 << place
+            span, bit = job.piece.span, 1 << place
+            states = tuple(want.key[1:] for want in wants)
+            stack = np.asarray(arrays, np.float32)  # (states, examples, …)
+            head = array_head("float32", stack.shape[1:])
+            blocks.append(Block(kind, span.first, span.stop, states, head, stack.tobytes()))
             for cut_from, array in zip(wants, arrays, strict=True):
                 key = cut_from.key
                 self._arrived(key, bit)
-                value = pack_array("float32", array.shape, array.tobytes())
-                records.append(Record(key[1:], kind, first, stop, value))
                 want = self._wants.get(key)
                 if want is not None:
                     want.take(place, array)
@@ -269,7 +271,7 @@ class Dispatcher:
                     self._expected[key].there |= bit
                 if job.speculative:
                     self._unasked[key] = self._unasked.get(key, 0) | bit
-        self._memo.add(records)
+        self._memo.add(blocks)
         self._on_result(self.counts)
         return list(gained.values())
 

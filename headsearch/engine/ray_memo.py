@@ -26,7 +26,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from headsearch.engine.ray_cluster import NAMESPACE
 from headsearch.errors import MemoError
 from headsearch.memo.sqlite import SqliteStore
-from headsearch.memo.store import Record
+from headsearch.memo.store import Block, Record
 
 # The number is the protocol's: versions that differ in it have actors of their own.
 ACTOR = "headsearch memo 1"
@@ -36,14 +36,22 @@ UNCONFIRMED = 32
 RETRY_SECONDS = 120.0
 
 
-def pack(records: Sequence[Record]) -> bytes:
-    """Return records as one msgpack value: Ray would pickle each by itself."""
-    return bytes(msgpack.packb(records))
+def pack(rows: Sequence[Record] | Sequence[Block]) -> bytes:
+    """Return records or blocks as one msgpack value: Ray would pickle each by itself."""
+    return bytes(msgpack.packb(rows))
 
 
-def unpack(packed: bytes) -> list[Record]:
-    """Return what `pack` packed."""
+def unpack_records(packed: bytes) -> list[Record]:
+    """Return the records that `pack` packed."""
     return [Record(*row) for row in msgpack.unpackb(packed)]
+
+
+def unpack_blocks(packed: bytes) -> list[Block]:
+    """Return the blocks that `pack` packed."""
+    return [
+        Block(kind, first, stop, tuple(states), head, data)
+        for kind, first, stop, states, head, data in msgpack.unpackb(packed)
+    ]
 
 
 class MemoActor:
@@ -88,9 +96,7 @@ class MemoActor:
                 found.setdefault(state, []).extend(more)
                 new += more
         if new:
-            own.add(
-                sorted(new, key=lambda r: (r.first, r.stop))
-            )  # those of the same batches together
+            own.add([Block(r.kind, r.first, r.stop, (r.state,), b"", r.value) for r in new])
         return pack([record for records in found.values() for record in records])
 
     def spans(
@@ -107,8 +113,8 @@ class MemoActor:
         return found
 
     def add(self, path: str, fingerprint: str, packed: bytes) -> None:
-        """Store records in one transaction."""
-        self._stores[path, fingerprint].add(unpack(packed))
+        """Store blocks in one transaction."""
+        self._stores[path, fingerprint].add(unpack_blocks(packed))
 
     def count(self, path: str, fingerprint: str) -> int:
         """Return how many records a search has."""
@@ -147,7 +153,7 @@ class RayMemo:
     def find(self, kind: str, states: Sequence[bytes]) -> dict[bytes, list[Record]]:
         """See `MemoStore.find`."""
         found: dict[bytes, list[Record]] = {}
-        for record in unpack(self._call("find", kind, list(states))):
+        for record in unpack_records(self._call("find", kind, list(states))):
             found.setdefault(record.state, []).append(record)
         return {s: sorted(rows, key=lambda r: (r.first, r.stop)) for s, rows in found.items()}
 
@@ -156,11 +162,11 @@ class RayMemo:
         found: dict[bytes, list[tuple[int, int]]] = self._call("spans", kind, list(states))
         return {state: sorted(spans) for state, spans in found.items()}
 
-    def add(self, records: Sequence[Record]) -> None:
+    def add(self, blocks: Sequence[Block]) -> None:
         """See `MemoStore.add`; may return before it is on disk. `close` waits for everything."""
-        if not records:
+        if not blocks:
             return
-        self._send(pack(records))
+        self._send(pack(blocks))
         self._confirm(UNCONFIRMED)
 
     def count(self) -> int:

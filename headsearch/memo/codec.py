@@ -33,6 +33,18 @@ def pack_array(dtype: str, shape: tuple[int, ...], data: bytes) -> bytes:
     return header + data
 
 
+def array_head(dtype: str, shape: tuple[int, ...]) -> bytes:
+    """Return what `pack_array` puts before the data.
+
+    Raises:
+        MemoError: there is no such array.
+    """
+    head, _ = _header(dtype, shape)
+    if head is None:
+        raise MemoError(f"an array must be of {', '.join(SIZES)} but is {dtype} {shape}")
+    return head
+
+
 def unpack_array(value: bytes) -> tuple[str, tuple[int, ...], bytes]:
     """Return (dtype, shape, data).
 

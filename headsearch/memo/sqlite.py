@@ -16,16 +16,15 @@ import os
 import sqlite3
 import time
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import msgpack
 
 from headsearch.errors import MemoError
-from headsearch.memo.store import Record
+from headsearch.memo.store import Block, Record
 
 APPLICATION = 0x48534D31  # "HSM1": says in the file's header whose it is
 FORMAT = 2
@@ -36,8 +35,6 @@ CHUNK = 500
 # overwrite one of a single byte.
 LEAST_BYTES = 512
 
-# Most bytes of the values in a block: who wants one of them has to read them all.
-BLOCK_BYTES = 1 << 20
 # How many HeadSets' numbers are remembered.
 MOST_NUMBERS = 100_000
 
@@ -105,12 +102,15 @@ class SqliteStore:
         blocks = self._blocks(sorted({block for _, _, _, block, _ in rows}))
         found: dict[bytes, list[Record]] = {}
         for state, first, stop, number, place in rows:
-            key, block = [self._fingerprint, kind, first, stop], blocks.get(number)
-            if block is None or block[:4] != key or block[4][place : place + 1] != [state]:
+            block = blocks.get(number)
+            if (
+                block is None
+                or block[:3] != (kind, first, stop)
+                or block.states[place : place + 1] != (state,)
+            ):
                 where = f"batches {first} to {stop} of the HeadSet {state.hex()}"
                 raise self._corrupted(f"the checksum of {where} is wrong")
-            record = Record(state, kind, first, stop, block[5][place])
-            found.setdefault(state, []).append(record)
+            found.setdefault(state, []).append(block.record(place))
         return found
 
     def spans(self, kind: str, states: Sequence[bytes]) -> dict[bytes, list[tuple[int, int]]]:
@@ -120,29 +120,28 @@ class SqliteStore:
             found.setdefault(state, []).append((first, stop))
         return found
 
-    def add(self, records: Sequence[Record]) -> None:
+    def add(self, blocks: Sequence[Block]) -> None:
         """See `MemoStore.add`."""
         try:
             with self._errors("write to"), self._transaction():
-                for block in _blocks_of(records):
+                for block in blocks:
                     self._add_block(block)
         except BaseException:
             self._numbers.clear()  # some were given out in what was rolled back
             raise
 
-    def _add_block(self, block: list[Record]) -> None:
-        kind, first, stop = block[0].kind, block[0].first, block[0].stop
-        states = [record.state for record in block]
-        numbers = self._numbers_of(kind, states)
-        content = msgpack.packb(
-            [self._fingerprint, kind, first, stop, states, [record.value for record in block]]
-        )
+    def _add_block(self, block: Block) -> None:
+        numbers = self._numbers_of(block.kind, block.states)
+        content = msgpack.packb([self._fingerprint, *block])
         number = self._db.execute(
             "INSERT INTO blocks (content, checksum) VALUES (?, ?)", (content, zlib.crc32(content))
         ).lastrowid
         self._db.executemany(
             "INSERT INTO records VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-            [(numbers[s], first, stop, number, place) for place, s in enumerate(states)],
+            [
+                (numbers[state], block.first, block.stop, number, place)
+                for place, state in enumerate(block.states)
+            ],
         )
 
     def _numbers_of(self, kind: str, states: Sequence[bytes]) -> dict[bytes, int]:
@@ -169,8 +168,8 @@ class SqliteStore:
                 )
         return known
 
-    def _blocks(self, numbers: Sequence[int]) -> dict[int, list[Any]]:
-        """Return the contents of blocks, without those that are damaged."""
+    def _blocks(self, numbers: Sequence[int]) -> dict[int, Block]:
+        """Return blocks, without those that are damaged or of another fingerprint."""
         found = {}
         for start in range(0, len(numbers), CHUNK):
             part = numbers[start : start + CHUNK]
@@ -183,7 +182,9 @@ class SqliteStore:
             for number, content, checksum in rows:
                 # In a damaged file a value can be of any type.
                 if isinstance(content, bytes) and zlib.crc32(content) == checksum:
-                    found[number] = msgpack.unpackb(content)
+                    fingerprint, kind, first, stop, states, head, data = msgpack.unpackb(content)
+                    if fingerprint == self._fingerprint:
+                        found[number] = Block(kind, first, stop, tuple(states), head, data)
         return found
 
     def _select(self, columns: str, kind: str, states: Sequence[bytes]) -> Iterator[Any]:
@@ -318,19 +319,6 @@ class SqliteStore:
             else:
                 line = f"could not {action} the memo {self._path}: {text}"
             raise MemoError(line) from None
-
-
-def _blocks_of(records: Iterable[Record]) -> Iterator[list[Record]]:
-    """Put records together that follow each other and cover the same batches."""
-    for _, run in groupby(records, key=lambda record: (record.kind, record.first, record.stop)):
-        block, size = list[Record](), 0
-        for record in run:
-            if block and size + len(record.value) > BLOCK_BYTES:
-                yield block
-                block, size = [], 0
-            block.append(record)
-            size += len(record.value)
-        yield block
 
 
 def _marks(values: Sequence[object]) -> str:

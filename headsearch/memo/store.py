@@ -23,6 +23,30 @@ class Record(NamedTuple):
     value: bytes
 
 
+class Block(NamedTuple):
+    """Arrays of many HeadSets that were computed together, on the same batches.
+
+    Attributes:
+        kind, first, stop: as of a record.
+        states: HeadSets, as canonical bytes.
+        head: what every value begins with.
+        data: the rest of all values, one after the other, each of the same size.
+    """
+
+    kind: str
+    first: int
+    stop: int
+    states: tuple[bytes, ...]
+    head: bytes
+    data: bytes
+
+    def record(self, place: int) -> Record:
+        """Return the record of the HeadSet at a place."""
+        size = len(self.data) // len(self.states)
+        value = self.head + self.data[place * size : (place + 1) * size]
+        return Record(self.states[place], self.kind, self.first, self.stop, value)
+
+
 class MemoStore(Protocol):
     """Holds records; used from one thread at a time."""
 
@@ -34,8 +58,8 @@ class MemoStore(Protocol):
         """Return (first, stop) of each state's records, sorted, without reading their values."""
         ...
 
-    def add(self, records: Sequence[Record]) -> None:
-        """Store all records in one transaction, or none.
+    def add(self, blocks: Sequence[Block]) -> None:
+        """Store the records of all blocks in one transaction, or none.
 
         Where one with the same kind, state and span is there already, the first stays.
         """

@@ -14,7 +14,7 @@ from headsearch.engine.executor import Event, Job, Workers
 from headsearch.engine.ray_workers import RayWorkers
 from headsearch.heads import HeadSet
 from headsearch.memo.memory import MemoryStore
-from headsearch.memo.store import Record
+from headsearch.memo.store import Block
 from headsearch.model.plain import plain_outputs
 from headsearch.scoring.item import GRADIENTS, OUTPUTS
 from headsearch.search.problem import Ask
@@ -179,7 +179,7 @@ class CountingStore(MemoryStore):
     """Knows how many batches its records cover in all."""
 
     def batches(self) -> int:
-        return sum(stop - first for spans in self._records.values() for first, stop in spans)
+        return sum(stop - first for spans in self._places.values() for first, stop in spans)
 
 
 @pytest.mark.parametrize("calls", [0, 2, 3, 9, 30])
@@ -202,9 +202,9 @@ def test_what_a_call_brings_is_one_transaction() -> None:
     class Watched(MemoryStore):
         sizes: ClassVar[list[int]] = []
 
-        def add(self, records: Sequence[Record]) -> None:
-            self.sizes.append(len(records))
-            super().add(records)
+        def add(self, blocks: Sequence[Block]) -> None:
+            self.sizes.append(sum(len(block.states) for block in blocks))
+            super().add(blocks)
 
     recording = Recording(inline())
     Dispatcher(recording, Watched(), SHAPE).ask([ask(*range(12))])

@@ -13,7 +13,7 @@ import pytest
 from headsearch.errors import MemoError
 from headsearch.memo import sqlite
 from headsearch.memo.sqlite import SqliteStore
-from tests.memo.conformance import record
+from tests.memo.conformance import blocks, record
 
 # Records that fit within a page, and records that fill several.
 MANY = [
@@ -32,7 +32,7 @@ def path(tmp_path: Path) -> Path:
 def full(path: Path) -> Path:
     """A closed memo of many pages."""
     with closing(SqliteStore(path, "f")) as store:
-        store.add(MANY)
+        store.add(blocks(MANY))
     return path
 
 
@@ -56,8 +56,8 @@ class TestKept:
     def test_fingerprints_share_a_file_and_see_nothing_of_each_other(self, path: Path) -> None:
         mine, yours = record(b"\x01", value=b"mine"), record(b"\x01", value=b"yours")
         with closing(SqliteStore(path, "a")) as a, closing(SqliteStore(path, "b")) as b:
-            a.add([mine])
-            b.add([yours])
+            a.add(blocks([mine]))
+            b.add(blocks([yours]))
             assert a.find("outputs", [b"\x01"]) == {b"\x01": [mine]}
             assert b.find("outputs", [b"\x01"]) == {b"\x01": [yours]}
             assert (a.count(), b.count()) == (1, 1)
@@ -65,8 +65,8 @@ class TestKept:
     def test_two_stores_on_one_file_agree_on_the_first(self, path: Path) -> None:
         first, second = record(b"\x01", value=b"first"), record(b"\x01", value=b"second")
         with closing(SqliteStore(path, "f")) as a, closing(SqliteStore(path, "f")) as b:
-            a.add([first])
-            b.add([second])
+            a.add(blocks([first]))
+            b.add(blocks([second]))
             for store in (a, b):
                 assert store.find("outputs", [b"\x01"]) == {b"\x01": [first]}
 
@@ -79,7 +79,7 @@ class TestKept:
     def test_an_empty_file_becomes_a_memo(self, path: Path) -> None:
         path.touch()
         with closing(SqliteStore(path, "f")) as store:
-            store.add(MANY)
+            store.add(blocks(MANY))
             assert store.count() == len(MANY)
 
     def test_any_file_name_will_do(self, tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ class TestKept:
         folder.mkdir()
         for _ in range(2):
             with closing(SqliteStore(folder / "memo ?#.sqlite", "f")) as store:
-                store.add([record(b"\x01")])
+                store.add(blocks([record(b"\x01")]))
                 assert store.count() == 1
 
 
@@ -187,8 +187,7 @@ class TestDamaged:
         end = content.index(MANY[which].value[-60:])
         content[end + 30] ^= 1
         full.write_bytes(content)
-        # All of them are in one block: the first that is asked for is named.
-        assert f"the checksum of batches 0 to 4 of the HeadSet {STATES[0].hex()} is wrong" in (
+        assert f"the checksum of batches 0 to 4 of the HeadSet {MANY[which].state.hex()}" in (
             refusal(full)
         )
 
@@ -210,7 +209,7 @@ class TestDamaged:
         # More than SQLite's cache of 2 MB holds, so that it has to look into the file again.
         records = [record(i.to_bytes(2, "big"), value=bytes(3500)) for i in range(1, 1201)]
         with closing(SqliteStore(path, "f")) as store:
-            store.add(records)
+            store.add(blocks(records))
             store._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             content = path.read_bytes()
             path.write_bytes(content[:8192] + b"\xa5" * (len(content) - 8192))
@@ -222,32 +221,32 @@ class TestInUse:
     def test_a_full_disk_keeps_all_that_was_committed(self, path: Path) -> None:
         early, batch = MANY[:50], MANY[50:]
         with closing(SqliteStore(path, "f")) as store:
-            store.add(early)
+            store.add(blocks(early))
             # SQLite reports its own limit on pages just as it reports a full disk.
             store._db.execute("PRAGMA max_page_count = 1")  # that is: no more than there are
             with pytest.raises(MemoError) as caught:
-                store.add(batch)
+                store.add(blocks(batch))
             assert str(caught.value) == (
                 f"could not write to the memo {path}: the disk is full; all scores committed "
                 "before are kept"
             )
             assert store.find("outputs", STATES) == {r.state: [r] for r in early}
             store._db.execute("PRAGMA max_page_count = 100000")  # room was made
-            store.add(batch)
+            store.add(blocks(batch))
         with closing(SqliteStore(path, "f")) as store:
             assert store.find("outputs", STATES) == {r.state: [r] for r in MANY}
 
     def test_an_interrupted_batch_is_not_there_at_all(self, path: Path) -> None:
         class Interrupted(list):  # type: ignore[type-arg]
             def __iter__(self):  # type: ignore[no-untyped-def]
-                yield MANY[0]
+                yield blocks(MANY)[0]
                 raise KeyboardInterrupt
 
         with closing(SqliteStore(path, "f")) as store:
             with pytest.raises(KeyboardInterrupt):
                 store.add(Interrupted())
             assert store.count() == 0
-            store.add(MANY)
+            store.add(blocks(MANY))
             assert store.count() == len(MANY)
 
     def test_a_lock_that_is_held_too_long(
@@ -261,10 +260,10 @@ class TestInUse:
         ):
             other.execute("BEGIN IMMEDIATE")
             with pytest.raises(MemoError, match=said):
-                store.add([record(b"\x99")])
+                store.add(blocks([record(b"\x99")]))
             assert store.find("outputs", STATES[:1]) == {STATES[0]: [MANY[0]]}  # reading goes on
             other.execute("ROLLBACK")
-            store.add([record(b"\x99")])
+            store.add(blocks([record(b"\x99")]))
             assert store.find("outputs", [b"\x99"]) == {b"\x99": [record(b"\x99")]}
 
     def test_a_lock_that_is_held_exclusively(

@@ -7,7 +7,7 @@ from pathlib import Path
 from headsearch.memo.memory import MemoryStore
 from headsearch.memo.sqlite import SqliteStore
 from headsearch.memo.store import MemoStore
-from tests.memo.conformance import StoreConformance, record
+from tests.memo.conformance import StoreConformance, blocks, record
 
 
 class TestMemoryStore(StoreConformance):
@@ -25,6 +25,6 @@ class TestSqliteStoreBesideAnotherFingerprint(StoreConformance):
 
     def make(self, folder: Path) -> MemoStore:
         other = TestSqliteStore().make(folder)
-        other.add([record(state, value=b"other") for state in (b"", b"\x01", b"\x02")])
+        other.add(blocks(record(state, value=b"other") for state in (b"", b"\x01", b"\x02")))
         other.close()
         return SqliteStore(folder / "memo.sqlite", "other fingerprint")

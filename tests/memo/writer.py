@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from headsearch.memo.sqlite import SqliteStore
-from headsearch.memo.store import Record
+from headsearch.memo.store import Block
 
 PER_BATCH = 3
 
@@ -30,7 +30,7 @@ def main(path: str, name: str, batches: str) -> None:
     sys.stdin.readline()
     store = SqliteStore(Path(path), "fingerprint")
     for batch in range(int(batches)):
-        store.add([Record(s, "outputs", 0, 1, value(name, s)) for s in states(batch)])
+        store.add([Block("outputs", 0, 1, (s,), b"", value(name, s)) for s in states(batch)])
         found = store.find("outputs", states(batch))
         standing = [found[state][0] for state in states(batch)]
         print(batch, *(r.value.split(b":")[0].decode() for r in standing), flush=True)

@@ -16,6 +16,7 @@ import msgpack
 import pytest
 
 from headsearch.memo.codec import unpack_array
+from headsearch.memo.store import Block
 
 OPTIONS = ["--engine", "inline", "--threads-per-worker", "1", "--max-drop", "0.03"]
 OPTIONS += ["--max-evaluations", "120", "--patience", "0", "--cache-mb", "0"]
@@ -42,9 +43,13 @@ def states_in(memo: Path) -> float:
         return 0
     finally:
         connection.close()
-    contents = [msgpack.unpackb(block) for (block,) in blocks]
-    values = [value for _, kind, *_, some in contents if kind == "outputs" for value in some]
-    return sum(unpack_array(value)[1][0] for value in values) / 150
+    made = [Block(*msgpack.unpackb(content)[1:]) for (content,) in blocks]
+    rows = [
+        len(block.states) * unpack_array(block.record(0).value)[1][0]
+        for block in made
+        if block.kind == "outputs"
+    ]
+    return sum(rows) / 150
 
 
 @pytest.fixture(scope="module")
