@@ -25,10 +25,10 @@ from headsearch.scoring.item import GRADIENTS, OUTPUTS, WorkItem
 from headsearch.search.problem import Ask
 
 # Most children of one item; a parent's own forward, which every item may have to repeat, is then
-# a small part of the work. Fewer while it is not known how long they take.
-ITEM_CHILDREN = 64
-FIRST_ITEM_CHILDREN = 16
-# What is lost with a worker, and waited for at the end of an ask, is not more than so much work.
+# a small part of the work. More only where they are known to take no longer than so many seconds:
+# as much may be lost with a worker.
+ITEM_CHILDREN = 16
+MOST_CHILDREN = 64
 ITEM_SECONDS = 2.0
 # Where there are many workers, items are made smaller, so that each gets so many of an ask.
 JOBS_PER_WORKER = 8
@@ -212,13 +212,15 @@ class Dispatcher:
         """
         ordered = sorted(wants, key=lambda want: want.first_layer)
         passes = sum(want.passes for want in wants) / len(wants)
-        each, limit = self.scheduler.seconds(1.0), FIRST_ITEM_CHILDREN
-        if each:
-            most, limit = min(most, ITEM_SECONDS / each), ITEM_CHILDREN
+        each = self.scheduler.seconds(1.0)
         items: dict[tuple[int, int], tuple[list[Want], WorkItem, float]] = {}
         for place in places:
             piece, bit = self._layout.pieces[place], 1 << place
-            size = min(limit, max(1, int(most / (passes * piece.load))))
+            child = passes * piece.load
+            limit = ITEM_CHILDREN
+            if each:
+                limit = min(MOST_CHILDREN, max(limit, int(ITEM_SECONDS / (each * child))))
+            size = min(limit, max(1, int(most / child)))
             for start in range(0, len(ordered), size):
                 missing = [
                     want
