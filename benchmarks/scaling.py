@@ -54,10 +54,10 @@ from headsearch.task.shards import lay_out
 
 REAL = {
     "MiniLM": Settings(rollouts=(Rollout(Michel(), 12),), patience=None, max_evaluations=90),
-    "BERT-base": Settings(rollouts=(Rollout(Michel(), 48),), patience=None, max_evaluations=60),
+    "BERT-base": Settings(rollouts=(Rollout(Michel(), 12),), patience=None, max_evaluations=170),
 }
 # Examples of one worker's run.
-SIZES = {"MiniLM": 160, "BERT-base": 24}
+SIZES = {"MiniLM": 160, "BERT-base": 12}
 
 
 def task_of(model: str, assets: Path, examples: int) -> tuple[Any, BatchedData, HeadMap, Problem]:
@@ -84,21 +84,21 @@ def task_of(model: str, assets: Path, examples: int) -> tuple[Any, BatchedData, 
     from headsearch.model.plain import plain_outputs
 
     torch.manual_seed(0)
-    made = transformers.BertForSequenceClassification(transformers.BertConfig(vocab_size=1000))
+    # A little wider than usual: with .02, all heads together hardly change a random model.
+    shape_of = transformers.BertConfig(vocab_size=1000, initializer_range=0.03)
+    made = transformers.BertForSequenceClassification(shape_of)
     lengths = np.sort(lognormal_lengths(examples, 24))
     data = batched(lengths, 2, tokens=True)
     outputs = plain_outputs(made.eval(), data.batches, HeadSet())
-    # Its own answers around their median, so that both classes are there.
+    # Its own answers are the labels, the classes equally many, so that heads matter.
     margin = outputs[:, 1] - outputs[:, 0]
-    data = BatchedData(data.batches, (margin > np.median(margin)).astype(np.int64), data.order)
+    with torch.no_grad():
+        made.classifier.bias[1] -= float(np.median(margin))
+    labels = (margin > np.median(margin)).astype(np.int64)
+    data = BatchedData(data.batches, labels, data.order)
     shape = HeadMap((12,) * 12)
-    return (
-        bundle(made),
-        data,
-        shape,
-        # With random weights almost any head can go: only a budget of nothing makes a search.
-        Problem(shape, make_objective("accuracy", data.labels, 2), 0.0),
-    )
+    problem = Problem(shape, make_objective("accuracy", data.labels, 2), 0.1)
+    return bundle(made), data, shape, problem
 
 
 def one(model: str, assets: Path, engine: str, workers: int, scale: int) -> dict[str, Any]:
