@@ -18,6 +18,7 @@ import json
 import resource
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ import ray
 
 from benchmarks.common import provenance
 from headsearch.engine.dispatch import Dispatcher
-from headsearch.engine.executor import Plan
+from headsearch.engine.executor import Job, Plan
 from headsearch.engine.ray_cluster import connect
 from headsearch.engine.ray_memo import RayMemo
 from headsearch.engine.ray_workers import RayWorkers
@@ -65,6 +66,11 @@ class Null:
 
 class NullWorkers(RayWorkers):
     actor = Null
+    calls = 0
+
+    def send(self, slot: int, call: int, jobs: Sequence[Job]) -> None:
+        self.calls += 1
+        super().send(slot, call, jobs)
 
 
 def measure(actors: int, examples: int, parents: int) -> dict[str, Any]:
@@ -93,22 +99,24 @@ def measure(actors: int, examples: int, parents: int) -> dict[str, Any]:
                 break
             time.sleep(0.2)
             dispatcher.ask([Ask(OUTPUTS, HeadSet(), (HeadSet(number << 300),))])
-        jobs, seconds, processor = dispatcher._next_job, 0.0, 0.0
+        jobs, calls, seconds = dispatcher._next_job, workers.calls, 0.0
+        processor = thread = 0.0
         scored = 0
         memory: list[tuple[int, int]] = []
         for number in range(parents):
             parent = HeadSet.of([number, number + 70])
             singles = tuple(parent.add(j) for j in range(384) if j not in parent)
-            began, used = time.perf_counter(), time.process_time()
+            began, used, own = time.perf_counter(), time.process_time(), time.thread_time()
             dispatcher.ask([Ask(OUTPUTS, parent, singles)])
             seconds += time.perf_counter() - began
             processor += time.process_time() - used
+            thread += time.thread_time() - own
             scored += len(singles)
             memo.count()  # waits until everything is stored: what is on its way is no growth
             gc.collect()
             memory.append((scored, resident()))
         memo.close()
-        jobs = dispatcher._next_job - jobs
+        jobs, calls = dispatcher._next_job - jobs, workers.calls - calls
         workers.close()
     ray.shutdown()
     # The slope of a line through the second half; at first, Python's and Ray's pools still fill.
@@ -121,11 +129,13 @@ def measure(actors: int, examples: int, parents: int) -> dict[str, Any]:
         "pieces": len(plan.layout.pieces),
         "head_sets": scored,
         "items": jobs,
+        "calls": calls,
         "seconds": round(seconds, 3),
         "items_per_second": round(jobs / seconds, 1),
         "head_sets_per_second": round(scored / seconds, 1),
         "milliseconds_per_head_set": round(1000 * seconds / scored, 4),
         "processor_milliseconds_per_head_set": round(1000 * processor / scored, 4),
+        "own_thread_milliseconds_per_head_set": round(1000 * thread / scored, 4),
         "memory_growth_bytes_per_head_set": round(growth, 1),
     }
 

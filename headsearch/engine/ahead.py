@@ -18,11 +18,14 @@ class Ahead:
 
     Args:
         sources: wants of one ask and parent each, likeliest first; looked at when needed.
-        places: the pieces of each shard.
+        places: {shard: its pieces}; a worker whose own shard has nothing gets something of the
+            first that has.
         cut: makes jobs of wants and pieces.
     """
 
-    def __init__(self, sources: Iterator[list[Want]], places: list[list[int]], cut: Cut) -> None:
+    def __init__(
+        self, sources: Iterator[list[Want]], places: dict[int, list[int]], cut: Cut
+    ) -> None:
         self._sources, self._places, self._cut = sources, places, cut
         self._streams: dict[int, Iterator[Job]] = {}  # of the current source, by shard
 
@@ -37,6 +40,4 @@ class Ahead:
             wants = next(self._sources, None)
             if wants is None:
                 return None
-            self._streams = {
-                home: self._cut(wants, places) for home, places in enumerate(self._places)
-            }
+            self._streams = {home: self._cut(wants, own) for home, own in self._places.items()}

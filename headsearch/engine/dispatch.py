@@ -30,15 +30,20 @@ from headsearch.search.problem import Ask
 ITEM_CHILDREN = 16
 MOST_CHILDREN = 64
 ITEM_SECONDS = 2.0
-# Where there are many workers, items are made smaller, so that each gets so many of an ask.
+# Where there are many workers, items are made smaller, the more so the less of an ask is left, so
+# that all workers come to its end at about the same time (factoring: Hummel, Schonberg and Flynn,
+# CACM 1992). The first are 1 / FIRST of what a worker gets of the ask in all, the last 1 / LAST; a
+# worker then gets about FIRST * (1 + ln(LAST / FIRST)) of them.
+FIRST, LAST = 3, 32
 JOBS_PER_WORKER = 8
-# What a call costs the coordinator. n calls one after the other take n of these, and the last of
-# them work / n when it comes to its worker: that is least in all at n = sqrt(work / this), so there
-# is no use in more.
+# What a call costs the coordinator. Where sending them so small would take longer than the work
+# itself, all are of one size: n calls one after the other take n of these, and the last of them
+# work / n when it comes to its worker, in all the least at n = sqrt(work / this).
 SEND_SECONDS = 0.0005
 # Work that nobody asked for yet comes in small jobs: what is asked for must not wait behind it.
 SPECULATIVE_SECONDS = 0.2
-# Where a search thinks longer than so many seconds, workers get work for that long.
+# Where a search thinks longer than so many seconds, workers get work for that long; if it is longer
+# than sending it to all of them takes, since it can't think meanwhile.
 LEAST_THOUGHT = 0.05
 # How long it thinks depends on whether it asked for a few states or for an expansion's.
 FEW_STATES = 8
@@ -85,7 +90,10 @@ class Dispatcher:
         self._on_result = on_result
         self._place_of = {piece: place for place, piece in enumerate(layout.pieces)}
         self._shares = [layout.rows_of(piece.span) / layout.rows for piece in layout.pieces]
-        self._places: list[list[int]] = [[] for _ in range(layout.shards)]
+        # Pieces by shard, the heaviest shards first: an ask is over when its longest job is.
+        loads = layout.load_of_shard
+        shards = sorted(range(layout.shards), key=lambda shard: (-loads[shard], shard))
+        self._places: dict[int, list[int]] = {shard: [] for shard in shards}
         for place, piece in enumerate(layout.pieces):
             self._places[piece.shard].append(place)
         self._next_job = 0
@@ -174,7 +182,8 @@ class Dispatcher:
 
     def _fill_while_it_thinks(self) -> None:
         expected = self._thinks.get(self._asked, 0.0)
-        if self._workers.depth > 1 and expected > LEAST_THOUGHT:
+        sending = SEND_SECONDS * self.scheduler.live_workers
+        if self._workers.depth > 1 and expected > max(LEAST_THOUGHT, 4 * sending):
             self.scheduler.fill(expected)
         self._answered = (self._asked, self._workers.now())
 
@@ -193,21 +202,35 @@ class Dispatcher:
             places = range(rounds[first].start, rounds[stop - 1].stop)
             load = sum(self._layout.pieces[place].load for place in places)
             cost = sum(want.passes for want in members) * load
-            most, each = cost / (workers * JOBS_PER_WORKER), self.scheduler.seconds(1.0)
-            if each and workers > 1:
-                most = max(most, math.sqrt(cost * SEND_SECONDS / each))
-            for job in self._cut(members, places, most):
+            for job in self._cut(members, places, *self._sizes(cost, workers)):
                 self.scheduler.submit(job)
 
+    def _sizes(self, cost: float, workers: int) -> tuple[float, float]:
+        """Return the costs of the first and of the last jobs that an ask is cut into."""
+        share, each = cost / workers, self.scheduler.seconds(1.0)
+        if workers == 1:  # nobody to wait for at the end
+            return share, share
+        if each and share * each < JOBS_PER_WORKER * workers * SEND_SECONDS:
+            size = max(share / JOBS_PER_WORKER, math.sqrt(cost * SEND_SECONDS / each))
+            return size, size
+        return share / FIRST, share / LAST
+
     def _cut(
-        self, wants: Sequence[Want], places: Iterable[int], most: float, speculative: bool = False
+        self,
+        wants: Sequence[Want],
+        places: Iterable[int],
+        most: float,
+        least: float,
+        speculative: bool = False,
     ) -> Iterator[Job]:
         """Make jobs of states of one ask, for what is not there or under way.
 
         Args:
             wants: the states.
             places: pieces that they are wanted on.
-            most: cost that a job should not exceed; it may, if it is of one state.
+            most: cost that a job should not exceed, times the share of the states that are left;
+                it may, if it is of one state.
+            least: cost that a job may have however few are left.
             speculative: see `Job`.
         """
         ordered = sorted(wants, key=lambda want: want.first_layer)
@@ -220,11 +243,13 @@ class Dispatcher:
             limit = ITEM_CHILDREN
             if each:
                 limit = min(MOST_CHILDREN, max(limit, int(ITEM_SECONDS / (each * child))))
-            size = min(limit, max(1, int(most / child)))
-            for start in range(0, len(ordered), size):
+            start = stop = 0
+            while stop < len(ordered):
+                start, left = stop, 1 - stop / len(ordered)
+                stop += min(limit, max(1, int(max(most * left, least) / child)))
                 missing = [
                     want
-                    for want in ordered[start : start + size]
+                    for want in ordered[start:stop]
                     if not (want.there | self._under_way.get(want.key, 0)) & bit
                 ]
                 if not missing:
@@ -232,10 +257,10 @@ class Dispatcher:
                 for want in missing:
                     self._under_way[want.key] = self._under_way.get(want.key, 0) | bit
                 # Mostly, all pieces miss the same states.
-                same, item, cost = items.get((start, size), ([], None, 0.0))
+                same, item, cost = items.get((start, stop), ([], None, 0.0))
                 if item is None or same != missing:
                     item, cost = _item(missing), sum(want.passes for want in missing)
-                    items[start, size] = (missing, item, cost)
+                    items[start, stop] = (missing, item, cost)
                 number = self._next_job
                 self._next_job += 1
                 self._of_job[number] = missing
@@ -337,8 +362,12 @@ class Dispatcher:
         if not wants:
             return iter(())
         each = self.scheduler.seconds(1.0)
-        seconds = max(SPECULATIVE_SECONDS, self.scheduler.least_call)
-        return self._cut(wants, places, seconds / each if each else 0.0, True)
+        seconds = max(SPECULATIVE_SECONDS, SEND_SECONDS * self.scheduler.live_workers)
+        size = seconds / each if each else 0.0
+        if wants[0].ask.decide is None:  # in any order: the longest first
+            pieces = self._layout.pieces
+            places = sorted(places, key=lambda place: (-pieces[place].load, place))
+        return self._cut(wants, places, size, size, True)
 
     def _nothing_ahead(self) -> Ahead:
         return Ahead(iter(()), self._places, self._cut_small)

@@ -217,8 +217,8 @@ class RayWorkers:
         return pids
 
     def _start(self, slot: int) -> None:
-        shards = self.plan.layout.shards
-        name = f"headsearch worker {slot}, shard {slot % shards} of {shards}"
+        layout = self.plan.layout
+        name = f"headsearch worker {slot}, shard {layout.home(slot)} of {layout.shards}"
         sent = {
             "threads": self.plan.threads,
             "gpus": self.plan.gpus,

@@ -22,8 +22,10 @@ MAX_DEATHS = 3
 CALL_SECONDS = 0.05
 CALL_JOBS = 64
 # With so much work for every worker there is, the coordinator, which takes about half a
-# millisecond for a call, is busy with calls for half of its time.
-CALL_SECONDS_PER_WORKER = 0.001
+# millisecond for a call, can just keep up. Most calls carry more.
+CALL_SECONDS_PER_WORKER = 0.0005
+# So many workers get work ahead before it is looked whether something that was asked for is there.
+FILLED_AT_ONCE = 16
 # A call that takes so many times as long as its work should, and at least so long, is slow: its
 # jobs are given to another worker too.
 SLOW_FACTOR = 5.0
@@ -77,8 +79,10 @@ class Scheduler:
         self._error: EngineError | None = None  # raised once what was done is handed over
         self._looked = workers.now()
         self._overdue = False  # whether a call is slow: then workers are kept free for it
+        self._home = workers.plan.layout.home
         self._shards = workers.plan.layout.shards
         self._queues: list[list[tuple[float, int, Job]]] = [[] for _ in range(self._shards)]
+        self._loads = [0.0] * self._shards  # costs of what waits in each
         self._slots: dict[int, _Slot] = {}
         # Those that have room for another call, by how many they have: {slot: None}, in the order
         # in which they came to have so many.
@@ -129,7 +133,7 @@ class Scheduler:
         for number in list(self._free[0]):
             jobs: list[Job] = []
             while sum(job.cost for job in jobs) * self._rate < seconds:
-                job = self._filler(number % self._shards)
+                job = self._filler(self._home(number))
                 if job is None:
                     break
                 self._open.add(job.number)
@@ -145,16 +149,16 @@ class Scheduler:
             EngineError: a job can't be computed.
         """
         done: list[tuple[Job, np.ndarray]] = []
-        self._pump()
+        more = self._pump()
         while not done and self._open and self._error is None:
-            for event in self._workers.poll(POLL_SECONDS):
+            for event in self._workers.poll(0 if more else POLL_SECONDS):
                 done += self._handle(event)
             if self._workers.now() - self._looked >= POLL_SECONDS:
                 self._looked = self._workers.now()
                 self._look_for_slow()
                 self._check_alone()
             # Once something is done, what is asked for next may follow at once.
-            self._pump(fill=not done)
+            more = self._pump(fill=not done)
         if self._error is not None and not done:
             raise self._error
         return done
@@ -281,23 +285,34 @@ class Scheduler:
 
     def _queue(self, job: Job) -> None:
         heapq.heappush(self._queues[job.piece.shard], (-job.cost, job.number, job))
+        self._loads[job.piece.shard] += job.cost
         self.waiting += 1
 
     def _pop(self, queue: list[tuple[float, int, Job]]) -> Job:
         self.waiting -= 1
-        return heapq.heappop(queue)[-1]
+        job = heapq.heappop(queue)[-1]
+        self._loads[job.piece.shard] = self._loads[job.piece.shard] - job.cost if queue else 0.0
+        return job
 
     def _is_over(self, job: Job) -> bool:
         """Whether another worker has computed it since it was queued again."""
         return job.number not in self._open
 
-    def _pump(self, fill: bool = True) -> None:
-        """Send to every worker that has room: one call to each, then a second where it may."""
+    def _pump(self, fill: bool = True) -> bool:
+        """Send to every worker that has room: one call to each, then a second where it may.
+
+        Args:
+            fill: whether those that nothing is left for get work ahead.
+
+        Returns:
+            Whether there may be workers left to be filled.
+        """
+        filled = 0
         for load in range(self._workers.depth):
-            if not self.waiting and load:
-                return  # a second call is for what waits
             for number in [n for level in self._free[: load + 1] for n in level]:
                 idle = not self._slots[number].calls
+                if load and not idle and self.waiting <= len(self._slots):
+                    return False  # the last jobs are for who is done first
                 jobs: list[Job] = []
                 while self.waiting and not jobs:
                     before = self.waiting
@@ -305,25 +320,26 @@ class Scheduler:
                     if self.waiting == before:  # nothing for this one
                         break
                 if not self.waiting and not jobs:
-                    job = (
-                        self._filler(number % self._shards)
-                        if idle and fill and not self._overdue
-                        else None
-                    )
+                    if not idle or not fill or self._overdue:
+                        return False
+                    if filled == FILLED_AT_ONCE:
+                        return True
+                    job = self._filler(self._home(number))
                     if job is None:
-                        return
+                        return False
                     self._open.add(job.number)
-                    jobs = [job]
+                    jobs, filled = [job], filled + 1
                 if jobs:
                     self._send(number, jobs)
+        return False
 
     def _take(self, number: int, idle: bool) -> list[Job]:
         """Return what a worker is to compute next: of its own shard, or of one that is behind."""
-        queue = self._queues[number % self._shards]
+        queue = self._queues[self._home(number)]
         if not queue:
             if not idle:
                 return []
-            queue = max(self._queues, key=len)
+            queue = self._queues[self._loads.index(max(self._loads))]
         jobs, cost = [self._pop(queue)], 0.0
         if self._is_over(jobs[0]):
             return []

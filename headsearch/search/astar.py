@@ -23,8 +23,10 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -173,6 +175,7 @@ class _Search:
     expansions: int = 0
     memo_hits: int = 0
     measured: set[HeadSet] = field(default_factory=set)  # states whose gradients are known
+    expanded: View | None = None  # of the last expansion
 
     def __post_init__(self) -> None:
         # Most children have the same path ahead of them.
@@ -238,8 +241,8 @@ class _Search:
         found = self._score([(node.heads, singles)], ahead=self._next_singles)
         if heads:
             effects = np.stack([self.known[single].outputs - node.outputs for single in singles])
-            view = self._view(node, heads, effects)
-            paths = [guide.path(view) for guide in self.settings.guides]
+            self.expanded = view = self._view(node, heads, effects)
+            paths = _paths([(guide, view) for guide in self.settings.guides])
             climbs = [Climb(node.heads, path.heads, path.reach or 0) for path in paths]
             found += self._climb(node, paths, climbs)
             for made in self._entries(found, node, paths):
@@ -311,6 +314,8 @@ class _Search:
 
     def _ladder_of(self, heads: HeadSet, path: tuple[int, ...]) -> Ladder:
         """Return the ladder of a path by the exact effects of its heads at a state."""
+        if self.expanded is not None and self.expanded.node.heads == heads:
+            return Ladder(self.expanded, path)
         node, removed = self.known[heads], sorted(path)
         effects = [self.known[heads.add(j)].outputs - node.outputs for j in removed]
         view = self._view(node, removed, np.stack(effects) if effects else node.outputs[:0, None])
@@ -318,7 +323,8 @@ class _Search:
 
     def _rest(self, path: Path, node: Node) -> tuple[int, ...]:
         """What of a path is still to be removed at a state, as far as h may look."""
-        return tuple(j for j in path.heads if j not in node.heads)[: self.settings.horizon]
+        left = (j for j in path.heads if j not in node.heads)
+        return tuple(islice(left, self.settings.horizon))
 
     def _promise(self, node: Node, reaches: Iterable[int | None]) -> int:
         """h: the best reach within the horizon; where nothing feasible is expected, f is 0."""
@@ -335,12 +341,12 @@ class _Search:
         while nodes:
             slopes = self._gradients([node.heads for node in nodes.values()])
             moves: list[tuple[Rollout, View, Path, int, HeadSet]] = []
-            for rollout, node in nodes.items():
-                heads = [j for j in range(self.problem.shape.total) if j not in node.heads]
-                effects = np.ascontiguousarray(slopes[node.heads].transpose(2, 0, 1)[heads])
-                np.negative(effects, out=effects)
-                view = self._view(node, heads, effects)
-                path = rollout.guide.path(view)
+            views = {
+                node.heads: self._slope_view(node, slopes[node.heads]) for node in nodes.values()
+            }
+            paths = _paths([(r.guide, views[node.heads]) for r, node in nodes.items()])
+            for (rollout, node), path in zip(nodes.items(), paths, strict=True):
+                view = views[node.heads]
                 h = self._promise(node, [path.reach])
                 if node is self.baseline:
                     root_reach = max(root_reach, h)
@@ -380,6 +386,13 @@ class _Search:
         return {state: answer[0] for state, answer in zip(wanted, answers, strict=True)}
 
     # Shared parts
+
+    def _slope_view(self, node: Node, slopes: np.ndarray) -> View:
+        """Return a view whose effects come from slopes (examples, classes, heads)."""
+        heads = [j for j in range(self.problem.shape.total) if j not in node.heads]
+        effects = np.ascontiguousarray(slopes.transpose(2, 0, 1)[heads])
+        np.negative(effects, out=effects)
+        return self._view(node, heads, effects)
 
     def _view(self, node: Node, heads: list[int], effects: np.ndarray) -> View:
         return View(self.problem, self.threshold, node, np.array(heads), effects)
@@ -485,6 +498,12 @@ class _Search:
             }
         )
         self.steps += 1
+
+
+def _paths(asked: Sequence[tuple[Guide, View]]) -> list[Path]:
+    """Return each guide's path from a view; NumPy leaves Python's lock to the others meanwhile."""
+    with ThreadPoolExecutor(max(1, len(asked))) as pool:
+        return list(pool.map(lambda pair: pair[0].path(pair[1]), asked))
 
 
 def finite(value: float) -> float | None:

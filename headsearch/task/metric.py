@@ -136,17 +136,22 @@ class Objective:
         """Whether margins tell all that the metric needs."""
         return self.metric == "accuracy"
 
-    def margins(self, outputs: np.ndarray) -> np.ndarray:
+    def margins(self, outputs: np.ndarray, labels: np.ndarray | None = None) -> np.ndarray:
         """Return by how much the right class is ahead of each, (…, classes, examples) float64.
 
         Linear in the outputs (…, examples, classes). An answer is right if all are positive, or 0
         for classes that do not come before the right one: of equal outputs the first counts.
+
+        Args:
+            outputs: (…, examples, classes).
+            labels: of these examples, (examples,); by default, they are all.
         """
+        labels = self.labels if labels is None else labels
         columns = np.ascontiguousarray(np.moveaxis(outputs, -1, -2), dtype=np.float64)
         with np.errstate(invalid="ignore"):  # inf - inf is nan, and that is not positive
             wanted = np.take_along_axis(
                 columns,
-                np.broadcast_to(self.labels, (*columns.shape[:-2], 1, columns.shape[-1])),
+                np.broadcast_to(labels, (*columns.shape[:-2], 1, columns.shape[-1])),
                 axis=-2,
             )
             return np.asarray(wanted - columns)
@@ -155,11 +160,32 @@ class Objective:
         """Whether a prediction meets the threshold: of outputs or, for accuracy, of margins."""
         if not self.has_margins:
             return bool(self._metric(predicted) >= threshold.value)
-        right = (predicted > self._least).all(axis=0)
+        right = (predicted > self.least).all(axis=0)
         return bool(int(np.count_nonzero(right)) / len(self.labels) >= threshold.value)
 
+    def closest(self, outputs: np.ndarray, count: int) -> np.ndarray:
+        """Return the examples whose right class is least far ahead, or furthest behind, (count,).
+
+        Only if `has_margins`; of outputs (examples, classes).
+        """
+        margins = np.nan_to_num(self.margins(outputs), nan=-np.inf)
+        own = np.arange(self.classes)[:, None] == self.labels
+        ahead = np.where(own, np.inf, margins).min(axis=0)
+        return np.sort(np.argsort(ahead, kind="stable")[:count])
+
+    def can_meet(self, margins: np.ndarray, threshold: Threshold, least: np.ndarray) -> bool:
+        """Whether a prediction could meet the threshold if all examples but some were right.
+
+        Args:
+            margins: predicted, of these examples, (classes, some).
+            threshold: what is to be met.
+            least: `least` of these examples, (classes, some).
+        """
+        wrong = margins.shape[1] - int(np.count_nonzero((margins > least).all(axis=0)))
+        return bool((len(self.labels) - wrong) / len(self.labels) >= threshold.value)
+
     @cached_property
-    def _least(self) -> np.ndarray:
+    def least(self) -> np.ndarray:
         """What margins must be above, (classes, examples): 0, or just below where 0 will do."""
         before = np.arange(self.classes)[:, None] < self.labels
         return np.where(before, 0.0, -1e-300)

@@ -8,6 +8,7 @@ served by the same workers, whose caches hold the parents' layer inputs for it.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -80,6 +81,32 @@ class Layout:
     def rows_of(self, span: Span) -> int:
         """How many examples a span holds."""
         return self.offsets[span.stop] - self.offsets[span.first]
+
+    @cached_property
+    def load_of_shard(self) -> tuple[int, ...]:
+        """Positions of each shard."""
+        loads = [0] * self.shards
+        for piece in self.pieces:
+            loads[piece.shard] += piece.load
+        return tuple(loads)
+
+    @cached_property
+    def _homes(self) -> list[int]:
+        return list(range(self.shards))
+
+    def home(self, slot: int) -> int:
+        """Return the shard that a worker serves, by the number of its place among the workers.
+
+        First one for each shard, then each where there is most to do for one worker: by the
+        highest average, as seats are given to parties (D'Hondt).
+        """
+        while len(self._homes) <= slot:
+            served = Counter(self._homes)
+            loads = self.load_of_shard
+            self._homes.append(
+                max(range(self.shards), key=lambda shard: (loads[shard] / served[shard], -shard))
+            )
+        return self._homes[slot]
 
 
 def rounds(batches: int) -> tuple[Span, ...]:

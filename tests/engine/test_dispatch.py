@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from itertools import combinations
+from math import sqrt
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 
+from headsearch.engine import dispatch as module
 from headsearch.engine.dispatch import Dispatcher
 from headsearch.engine.executor import Event, Job, Workers
 from headsearch.engine.ray_workers import RayWorkers
+from headsearch.engine.simulated import Costs, SimulatedWorkers
 from headsearch.heads import HeadSet
 from headsearch.memo.memory import MemoryStore
 from headsearch.memo.store import Block
@@ -224,3 +228,42 @@ def test_what_is_under_way_for_nobody_is_waited_for_when_it_is_asked_for() -> No
     assert set(recording.computed().values()) == {1}
     assert any(job.speculative for job in recording.sent)
     assert dispatcher.counts.used > 0
+
+
+def items_of(states: Sequence[HeadSet], workers: int, seconds: float) -> list[int]:
+    """How many states each item of an ask has, where scoring one of them takes so long."""
+    made = plan(workers, 1)
+    answers = {
+        piece: np.zeros((made.layout.rows_of(piece.span), 3)) for piece in made.layout.pieces
+    }
+    each = seconds / made.layout.load
+    simulated = SimulatedWorkers(
+        made,
+        Costs(lambda job, cached: each * job.cost),
+        lambda job: [answers[job.piece]] * len(job.item.states),  # type: ignore[arg-type]
+        coordinator=False,
+    )
+    recording = Recording(simulated)
+    dispatcher = Dispatcher(recording, MemoryStore(), SHAPE)
+    dispatcher.ask([Ask(OUTPUTS, HeadSet(), (HeadSet(),))])  # from then on it is known
+    recording.sent.clear()
+    dispatcher.ask([Ask(OUTPUTS, HeadSet(), tuple(states))])
+    return [len(job.item.states) for job in recording.sent]
+
+
+TRIPLES = [HeadSet.of(heads) for heads in combinations(range(12), 3)]
+
+
+def test_items_are_larger_where_they_are_short() -> None:
+    assert max(items_of(TRIPLES, 1, 10.0)) == module.ITEM_CHILDREN
+    assert max(items_of(TRIPLES, 1, 0.001)) == module.MOST_CHILDREN
+    assert sum(items_of(TRIPLES, 1, 10.0)) == sum(items_of(TRIPLES, 1, 0.001)) == 220 * 4
+
+
+def test_there_are_no_more_items_than_sending_them_is_worth() -> None:
+    for seconds in (0.005, 0.02):
+        passes = sum(1 - SHAPE.first_layer(state) / (SHAPE.layers + 1) for state in TRIPLES)
+        best = sqrt(seconds * passes / module.SEND_SECONDS)
+        assert best / 2 < len(items_of(TRIPLES, 200, seconds)) < 2 * best
+    many = len(items_of(TRIPLES, 40, 100.0))
+    assert many / 40 == pytest.approx(module.JOBS_PER_WORKER, rel=0.5), "long work: for balance"

@@ -266,3 +266,36 @@ def test_a_call_carries_more_where_there_are_many_workers() -> None:
         drain(scheduler)
     assert few.least_call == module.CALL_SECONDS
     assert many.least_call == pytest.approx(500 * module.CALL_SECONDS_PER_WORKER)
+
+
+def test_the_last_jobs_wait_for_who_is_done_first() -> None:
+    """A second call goes to a worker only while more jobs wait than there are workers."""
+    workers = Watched(plan(3, 1))
+    scheduler, piece = Scheduler(workers), workers.plan.layout.pieces[0]
+    scheduler.submit(job(0, piece, 1))
+    drain(scheduler)
+    for number in range(1, 7):
+        scheduler.submit(job(number, piece, 1))
+    scheduler._pump()
+    assert sorted(slot for slot, _ in workers.sent[1:]) == [0, 1, 2]
+    for number in range(7, 9):
+        scheduler.submit(job(number, piece, 1))
+    scheduler._pump()
+    assert len(workers.sent[1:]) == 5, "three wait, as many as there are workers"
+    assert sorted(each.number for each, _ in drain(scheduler)) == list(range(1, 9))
+
+
+def test_what_is_done_is_seen_while_many_workers_are_given_work_ahead() -> None:
+    costs = Costs(lambda job, cached: 1e-6 if job.number == 1 else 1.0, send=1e-6)
+    workers = Watched(plan(100, 1), costs)
+    piece, numbers = workers.plan.layout.pieces[0], list[int]()
+    scheduler = Scheduler(workers, lambda shard: job(numbers.pop(), piece, 1) if numbers else None)
+    scheduler.submit(job(0, piece, 1))
+    scheduler.collect()
+    scheduler.submit(job(1, piece, 1))
+    numbers += range(1000, 2000)
+    assert [each.number for each, _ in scheduler.collect()] == [1]
+    assert 1 < len(workers.sent[1:]) <= 1 + module.FILLED_AT_ONCE
+    scheduler.submit(job(2, piece, 1))
+    scheduler.collect()
+    assert {slot for slot, _ in workers.sent[1:]} == set(range(100)), "in the end all have work"

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
+import ray
 import torch
+from ray.exceptions import ObjectLostError
 
-from headsearch.engine.executor import Workers
+from headsearch.engine.executor import Done, Lost, Up, Workers
 from headsearch.engine.inline import InlineWorkers
 from headsearch.engine.ray_workers import RayWorkers
 from headsearch.engine.scheduler import Scheduler
@@ -97,3 +100,34 @@ def test_inline_puts_torchs_thread_count_back() -> None:
     assert torch.get_num_threads() == 1
     workers.close()
     assert torch.get_num_threads() == before
+
+
+def test_of_answers_taken_together_one_may_be_lost_and_the_others_count(
+    monkeypatch: pytest.MonkeyPatch, ray_cluster: None
+) -> None:
+    workers = RayWorkers(BUNDLE, DATA, plan(1, 1))
+    try:
+        while not any(isinstance(event, Up) for event in workers.poll(10)):
+            pass
+        for number in range(4):
+            piece = workers.plan.layout.pieces[number]
+            workers.send(0, number, [job(number, piece, number)])
+        references = list(workers._running)
+        ray.wait(references, num_returns=4)
+        get, asked = ray.get, list[Any]()
+
+        def losing(reference: Any, **options: Any) -> Any:
+            asked.append(reference)
+            if isinstance(reference, list) or reference == references[2]:
+                raise ObjectLostError("0" * 56, None, "")
+            return get(reference, **options)
+
+        monkeypatch.setattr(ray, "get", losing)
+        events = workers.poll(10)
+        assert isinstance(asked[0], list), "together"
+        assert len(asked[0]) == 4
+        assert sorted(e.call for e in events if isinstance(e, Done)) == [0, 1, 3]
+        assert [e.call for e in events if isinstance(e, Lost)] == [2]
+    finally:
+        monkeypatch.undo()
+        workers.close()

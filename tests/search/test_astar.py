@@ -219,3 +219,18 @@ def test_zero_budget_still_starts_from_the_full_model() -> None:
     result, _ = run(lattice, Settings(max_evaluations=1))
     assert result.best.heads == HeadSet()
     assert result.stopped == "evaluation budget spent"
+
+
+@pytest.mark.parametrize(("heads", "stride"), [(12, 4), (72, 4), (144, 8), (384, 21)])
+def test_rollouts_have_about_as_many_steps_whatever_the_models_size(
+    heads: int, stride: int
+) -> None:
+    assert Rollout(Michel(), 4).stride(heads) == stride
+
+
+def test_a_rollout_measures_after_each_stride() -> None:
+    lattice = Lattice((12,) * 12, effect=0.01, interaction=0.0)
+    settings = Settings(rollouts=(Rollout(Michel(), 12),), max_expansions=0)
+    _, steps = run(lattice, settings)
+    weights = [step["g"] for step in steps if step["kind"] == "rollout michel"]
+    assert weights == [0, 24, 48, 72, 96, 120], "12 of 72 heads are 24 of 144"

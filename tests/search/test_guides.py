@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -78,6 +80,21 @@ def test_the_shortlist_finds_what_looking_at_all_heads_finds(caution: float, cla
     assert len(set(full[:8]) & set(short[:8])) >= 7
 
 
+def test_heads_out_of_the_running_after_the_first_step_would_not_have_been_taken() -> None:
+    random = np.random.default_rng(7)
+    labels = random.integers(0, 3, 300)
+    objective = make_objective("accuracy", labels, 3)
+    outputs = random.normal(size=(300, 3)).astype(np.float32)
+    sizes = random.lognormal(-3, 1, (200, 1, 1))
+    effects = (random.normal(size=(200, 300, 3)) * sizes).astype(np.float32)
+    node = Node(HeadSet(), outputs, objective.score(outputs), True)
+    problem = Problem(HeadMap((100, 100)), objective, 0.1)
+    asked = View(problem, Threshold(0.1), node, np.arange(200), effects)
+    for caution in (0.0, 0.3):
+        paths = [Lookahead(caution, pool=pool).path(asked) for pool in (128, 200)]
+        assert paths[0] == paths[1]
+
+
 @pytest.mark.parametrize("classes", [1, 2])
 def test_derivatives_are_those_of_the_loss(classes: int) -> None:
     random = np.random.default_rng(0)
@@ -108,6 +125,35 @@ def test_reach_is_the_longest_prefix_predicted_feasible() -> None:
             if correct(outputs) >= asked.threshold.correct:
                 feasible.append(k)
         assert predicted_reach(asked, path) == (feasible[-1] if feasible else None)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_reach_is_that_of_looking_at_every_example(seed: int) -> None:
+    """Ties, broken outputs and all: the examples looked at first only say no earlier."""
+    random = np.random.default_rng(seed)
+    labels = random.integers(0, 3, 200)
+    objective = make_objective("accuracy", labels, 3)
+    outputs = random.integers(-1, 2, (200, 3)).astype(np.float32)
+    outputs[np.arange(200), labels] += 2
+    effects = random.integers(-1, 2, (12, 200, 3)).astype(np.float32)
+    effects *= random.random((12, 200, 1)) < 0.5
+    effects[random.integers(12), random.integers(200)] = np.nan
+    node = Node(HeadSet(), outputs, objective.score(outputs), True)
+    asked = View(
+        Problem(HeadMap((12,)), objective, 0.1), Threshold(0), node, np.arange(12), effects
+    )
+    path = tuple(int(j) for j in random.permutation(12))
+    metrics = [
+        objective.metrics((outputs + effects[list(path[:k])].sum(axis=0))[None])[0]
+        for k in range(13)
+    ]
+    found = set()
+    for value in (*metrics, 0.0, 1.0):
+        feasible = [k for k in range(13) if metrics[k] >= value]
+        reach = predicted_reach(replace(asked, threshold=Threshold(value)), path)
+        assert reach == (feasible[-1] if feasible else None)
+        found.add(reach)
+    assert len(found) > 3
 
 
 def loss_gradients() -> np.ndarray:

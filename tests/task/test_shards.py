@@ -84,3 +84,22 @@ def test_more_shards_than_batches_or_none() -> None:
     for count in (0, 4):
         with pytest.raises(InputError, match=f"--shards must be between 1 and 3, .* got {count}"):
             lay_out(data_with([1, 1, 1]), count)
+
+
+def test_each_shard_has_a_worker_and_heavy_ones_have_more() -> None:
+    layout = lay_out(data_with([30, 1, 9, 20]), 4)
+    loads = layout.load_of_shard
+    assert sorted(loads) == [1, 9, 20, 30]
+    assert [layout.home(slot) for slot in (3, 0, 2, 1)] == [3, 0, 2, 1], "one each, in any order"
+    workers = [0] * 4
+    for slot in range(30):
+        workers[layout.home(slot)] += 1
+        if slot >= 20:
+            for shard in range(4):
+                assert abs(workers[shard] - loads[shard] * (slot + 1) / 60) < 1.5
+    assert sorted(workers)[0] == 1
+
+
+def test_equal_shards_have_equally_many_workers() -> None:
+    layout = lay_out(data_with([5] * 12), 3)
+    assert [layout.home(slot) for slot in range(9)] == [0, 1, 2] * 3

@@ -10,7 +10,11 @@ from typing import Protocol
 import numpy as np
 
 from headsearch.search.problem import Node, Problem
-from headsearch.task.metric import Objective, Threshold
+from headsearch.task.metric import Objective, Threshold, over_classes
+
+# A prediction is looked at first on one example in so many, those that are closest to a wrong
+# answer: where too many of them are wrong, the others need not be looked at.
+CLOSEST = 8
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,32 @@ class View:
         return np.asarray(-np.einsum("jec,ec->je", self.effects, slopes32))
 
     @cached_property
+    def moves(self) -> np.ndarray:
+        """Effects without what moves all classes together, which changes nothing.
+
+        (remaining, examples * classes) float32.
+        """
+        moved = self.effects
+        if moved.shape[2] > 1:
+            moved = moved - (over_classes(np.add, moved) / np.float32(moved.shape[2]))[..., None]
+        return np.asarray(moved.reshape(len(self.heads), -1))
+
+    @cached_property
+    def squared_moves(self) -> np.ndarray:
+        """The moves' squares, of their shape."""
+        return np.asarray(np.square(self.moves))
+
+    @cached_property
+    def sizes(self) -> np.ndarray:
+        """Mean absolute effect of each remaining head, (remaining,) float64."""
+        return np.asarray(np.abs(self.effects).mean(axis=(1, 2), dtype=np.float64))
+
+    @cached_property
+    def closest(self) -> np.ndarray:
+        """One example in `CLOSEST`, those closest to a wrong answer; only if there are margins."""
+        return self.problem.objective.closest(self.node.outputs, len(self.node.outputs) // CLOSEST)
+
+    @cached_property
     def layers(self) -> np.ndarray:
         """The layer of each remaining head, (remaining,)."""
         return np.array([self.problem.shape.position(int(j))[0] for j in self.heads])
@@ -60,7 +90,10 @@ class Path:
 
 
 class Guide(Protocol):
-    """Orders the frontier and proposes paths. Never proves anything."""
+    """Orders the frontier and proposes paths. Never proves anything.
+
+    Guides are asked in threads, several at the same time: `path` must not change anything.
+    """
 
     @property
     def name(self) -> str:
@@ -81,12 +114,22 @@ class Ladder:
     """
 
     def __init__(self, view: View, path: tuple[int, ...]) -> None:
-        self._objective = view.problem.objective
+        self._objective = objective = view.problem.objective
         self._length = len(path)
-        places = np.searchsorted(view.heads, path)
-        # (path, examples, classes) or, for accuracy, margins (path, classes, examples)
-        sums = np.cumsum(view.effects[places], axis=0, dtype=np.float64)
-        self._sums = self._objective.margins(sums) if self._objective.has_margins else sums
+        self._effects, self._places = view.effects, np.searchsorted(view.heads, path)
+        self._closest: np.ndarray | None = None
+        if objective.has_margins and path:
+            self._closest = view.closest
+            some = self._effects[self._places[:, None], self._closest]
+            labels = objective.labels[self._closest]
+            self._sums_there = objective.margins(np.cumsum(some, axis=0, dtype=np.float64), labels)
+            self._least_there = np.ascontiguousarray(objective.least[:, self._closest])
+
+    @cached_property
+    def _sums(self) -> np.ndarray:
+        """(path, examples, classes) or, for accuracy, margins (path, classes, examples)."""
+        sums = np.cumsum(self._effects[self._places], axis=0, dtype=np.float64)
+        return self._objective.margins(sums) if self._objective.has_margins else sums
 
     def reach(self, start: np.ndarray, threshold: Threshold, above: int = -1) -> int | None:
         """Return the longest prefix whose predicted metric meets the threshold, or None.
@@ -97,7 +140,12 @@ class Ladder:
             threshold: what is to be met.
             above: only prefixes that are longer than this are of interest.
         """
+        there = None if self._closest is None else start[:, self._closest]
         for length in range(self._length, above, -1):
+            if length and there is not None:
+                some = there + self._sums_there[length - 1]
+                if not self._objective.can_meet(some, threshold, self._least_there):
+                    continue
             if self._objective.meets(
                 start + self._sums[length - 1] if length else start, threshold
             ):
