@@ -5,8 +5,9 @@
 For 1 to 64 actors it asks for all single removals of one parent after another, as an expansion
 does: 384 heads (BERT-large), data of 9,815 or 872 examples in batches of 64, two classes, a memo on
 disk behind the memo actor. The actors give back zeros at once. Reports items and HeadSets a
-second, milliseconds a scored HeadSet, and how the coordinator's memory grows with the HeadSets
-scored, whose outputs it does not keep here.
+second, milliseconds a scored HeadSet (of wall time, which on a small machine is that of the actors
+too, of the coordinator's processor time, and of its own thread's), and how the coordinator's memory
+grows with the HeadSets scored, whose outputs it does not keep here.
 """
 
 from __future__ import annotations
@@ -29,9 +30,12 @@ from benchmarks.common import provenance
 from headsearch.engine.dispatch import Dispatcher
 from headsearch.engine.executor import Job, Plan
 from headsearch.engine.ray_cluster import connect
-from headsearch.engine.ray_memo import RayMemo
+from headsearch.engine.ray_memo import RayMemo, pack
 from headsearch.engine.ray_workers import RayWorkers
+from headsearch.engine.simulated import Costs, SimulatedWorkers
 from headsearch.heads import HeadMap, HeadSet
+from headsearch.memo.memory import MemoryStore
+from headsearch.memo.store import Block
 from headsearch.model.bundle import ModelBundle
 from headsearch.search.problem import OUTPUTS, Ask
 from headsearch.task.batches import Batch, BatchedData
@@ -119,6 +123,7 @@ def measure(actors: int, examples: int, parents: int) -> dict[str, Any]:
         jobs, calls = dispatcher._next_job - jobs, workers.calls - calls
         workers.close()
     ray.shutdown()
+    simulated = simulate(plan, parents)
     # The slope of a line through the second half; at first, Python's and Ray's pools still fill.
     half = np.array(memory[len(memory) // 2 :], dtype=float)
     growth = np.polyfit(half[:, 0], half[:, 1], 1)[0]
@@ -136,8 +141,41 @@ def measure(actors: int, examples: int, parents: int) -> dict[str, Any]:
         "milliseconds_per_head_set": round(1000 * seconds / scored, 4),
         "processor_milliseconds_per_head_set": round(1000 * processor / scored, 4),
         "own_thread_milliseconds_per_head_set": round(1000 * thread / scored, 4),
+        "simulated_milliseconds_per_head_set": round(1000 * simulated / scored, 4),
+        "milliseconds_per_call_beside_it": round(1000 * (thread - simulated) / calls, 4),
         "memory_growth_bytes_per_head_set": round(growth, 1),
     }
+
+
+class NullMemo(MemoryStore):
+    """Takes all, keeps nothing; packs it as for the memo actor."""
+
+    def add(self, blocks: Sequence[Block]) -> None:
+        pack(blocks)
+
+
+def simulate(plan: Plan, parents: int) -> float:
+    """Return the coordinator's seconds for the same questions over simulated null workers.
+
+    What it needs more on Ray is what `benchmarks/scaling.py` adds for each call of a simulation.
+    """
+    layout = plan.layout
+    zeros = {
+        piece: np.zeros((layout.rows_of(piece.span), 2), np.float32) for piece in layout.pieces
+    }
+    workers = SimulatedWorkers(
+        plan,
+        Costs(lambda job, cached: 1e-6),
+        lambda job: np.stack([zeros[job.piece]] * len(job.item.states)),
+    )
+    dispatcher = Dispatcher(workers, NullMemo(), SHAPE)
+    dispatcher.ask([Ask(OUTPUTS, HeadSet(), (HeadSet(),))])
+    began = time.thread_time()
+    for number in range(parents):
+        parent = HeadSet.of([number, number + 70])
+        singles = tuple(parent.add(j) for j in range(384) if j not in parent)
+        dispatcher.ask([Ask(OUTPUTS, parent, singles)])
+    return time.thread_time() - began
 
 
 def resident() -> int:

@@ -19,7 +19,7 @@ from headsearch.engine.executor import Done, Event, Job, Plan, Workers
 from headsearch.engine.simulated import Cache, Costs, SimulatedWorkers
 from headsearch.heads import HeadMap, HeadSet
 from headsearch.memo.memory import MemoryStore
-from headsearch.search.problem import GRADIENTS, OUTPUTS, Ask, Oracle
+from headsearch.search.problem import GRADIENTS, OUTPUTS, Ask, Oracle, Ready
 from headsearch.task.shards import Layout
 
 # Gradients are large: what the coordinator takes in, in bytes a second.
@@ -52,11 +52,14 @@ class Log:
     questions: list[Question] = field(default_factory=list)
     rows: dict[tuple[str, HeadSet], int] = field(default_factory=dict)  # of the last answer
     tail: float = 0.0  # seconds from the last answer to the end
+    # Seconds that the search took for each answer while it waited for others.
+    ready: dict[HeadSet, float] = field(default_factory=dict)
 
     @property
     def think(self) -> float:
         """Seconds that the search itself took."""
-        return sum(question.think for question in self.questions) + self.tail
+        thought = sum(question.think for question in self.questions)
+        return thought + self.tail + sum(self.ready.values())
 
 
 class Recorder:
@@ -67,12 +70,21 @@ class Recorder:
         self._answered = perf_counter()
 
     def ask(
-        self, asks: Sequence[Ask], ahead: Callable[[], Iterable[Ask]] = tuple
+        self,
+        asks: Sequence[Ask],
+        ahead: Callable[[], Iterable[Ask]] = tuple,
+        ready: Ready = lambda state, answer: None,
     ) -> list[list[np.ndarray]]:
         think, began = perf_counter() - self._answered, perf_counter()
         following = list(islice(ahead(), ASKS_AHEAD))
         look = perf_counter() - began
-        answers = self._oracle.ask(asks, lambda: following)
+
+        def timed(state: HeadSet, answer: np.ndarray) -> None:
+            began = perf_counter()
+            ready(state, answer)
+            self.log.ready[state] = perf_counter() - began
+
+        answers = self._oracle.ask(asks, lambda: following, timed)
         for ask, answer in zip(asks, answers, strict=True):
             for state, array in zip(ask.states, answer, strict=True):
                 self.log.rows[ask.kind, state] = len(array)
@@ -248,7 +260,7 @@ def replay(
             workers.spend(question.look)
             return [replace(ask, decide=decide if ask.decide else None) for ask in question.ahead]
 
-        dispatcher.ask(asks, ahead)
+        dispatcher.ask(asks, ahead, lambda state, _: workers.spend(log.ready[state]))
         if number == 0:
             first = workers.now()
     workers.spend(log.tail)

@@ -45,7 +45,7 @@ from headsearch.engine.executor import Plan
 from headsearch.heads import HeadMap, HeadSet
 from headsearch.search.astar import Rollout, Settings, search
 from headsearch.search.guides import Michel
-from headsearch.search.problem import GRADIENTS, Ask, Problem
+from headsearch.search.problem import GRADIENTS, Ask, Problem, Ready
 from headsearch.task.batches import Batch, BatchedData, _cuts, round_of
 from headsearch.task.metric import make_objective
 from headsearch.task.shards import lay_out
@@ -238,9 +238,9 @@ def real(assets: Path, out: Path, repetitions: int) -> None:
 
 # Simulated clusters
 
-# The coordinator's time for a call on Ray beside what the simulation measures, and the round trip:
-# `benchmarks/coordinator.py` against the same questions over simulated null workers.
-RAY_SEND = 0.0005
+# The coordinator's time for a call on Ray beside what the simulation measures, which is what
+# `benchmarks/coordinator.py` finds with 64 actors, and the round trip.
+RAY_SEND = 0.0004
 RAY_CALL = 0.001
 
 
@@ -314,9 +314,16 @@ class Surrogate:
         self._offsets, self._rounds = data.offsets, lay_out(data, 1).rounds
 
     def ask(
-        self, asks: Sequence[Ask], ahead: Callable[[], Iterable[Ask]] = tuple
+        self,
+        asks: Sequence[Ask],
+        ahead: Callable[[], Iterable[Ask]] = tuple,
+        ready: Ready = lambda state, answer: None,
     ) -> list[list[np.ndarray]]:
-        return [[self._answer(ask, state) for state in ask.states] for ask in asks]
+        answers = [[self._answer(ask, state) for state in ask.states] for ask in asks]
+        for ask, answer in zip(asks, answers, strict=True):
+            for state, array in zip(ask.states, answer, strict=True):
+                ready(state, array)
+        return answers
 
     def _answer(self, ask: Ask, state: HeadSet) -> np.ndarray:
         if ask.kind == GRADIENTS:

@@ -22,7 +22,7 @@ from headsearch.heads import HeadMap
 from headsearch.memo.codec import array_head
 from headsearch.memo.store import Block, MemoStore
 from headsearch.scoring.item import GRADIENTS, OUTPUTS, WorkItem
-from headsearch.search.problem import Ask
+from headsearch.search.problem import Ask, Ready
 
 # Most children of one item; a parent's own forward, which every item may have to repeat, is then
 # a small part of the work. More only where they are known to take no longer than so many seconds:
@@ -112,7 +112,10 @@ class Dispatcher:
         self.scheduler = Scheduler(workers, lambda shard: self._ahead.job(shard), self._may_drop)
 
     def ask(
-        self, asks: Sequence[Ask], ahead: Callable[[], Iterable[Ask]] = tuple
+        self,
+        asks: Sequence[Ask],
+        ahead: Callable[[], Iterable[Ask]] = tuple,
+        ready: Ready = lambda state, answer: None,
     ) -> list[list[np.ndarray]]:
         """See `search.problem.Oracle.ask`.
 
@@ -131,10 +134,14 @@ class Dispatcher:
         try:
             while True:
                 open_still = [want for want in changed if not want.decide()]
-                unfinished -= {want.key for want in changed if want.rounds}
+                decided = [want for want in changed if want.rounds and want.key in unfinished]
+                unfinished -= {want.key for want in decided}
+                self._request(open_still)
+                self.scheduler.pump()  # first work for the workers, then for the search
+                for want in decided:
+                    ready(want.state, want.answer())
                 if not unfinished:
                     break
-                self._request(open_still)
                 changed = self._collect()
             self._fill_while_it_thinks()
             return [[self._answer(key_of(ask.kind, state)) for state in ask.states] for ask in asks]
@@ -363,6 +370,7 @@ class Dispatcher:
             return iter(())
         each = self.scheduler.seconds(1.0)
         seconds = max(SPECULATIVE_SECONDS, SEND_SECONDS * self.scheduler.live_workers)
+        seconds += self._thinks.get(self._asked, 0.0)
         size = seconds / each if each else 0.0
         if wants[0].ask.decide is None:  # in any order: the longest first
             pieces = self._layout.pieces

@@ -163,6 +163,10 @@ class Scheduler:
             raise self._error
         return done
 
+    def pump(self) -> None:
+        """Send what waits to workers that have room for it."""
+        self._pump(fill=False)
+
     # Events
 
     def _handle(self, event: Event) -> list[tuple[Job, np.ndarray]]:

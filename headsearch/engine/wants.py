@@ -53,6 +53,7 @@ class Want:
         self.requested = 0
         self.rounds = 0
         self._complete = 0
+        self._answer: np.ndarray | None = None
 
     def take(self, place: int, array: np.ndarray) -> None:
         """Take a piece that was computed."""
@@ -101,7 +102,9 @@ class Want:
 
     def answer(self) -> np.ndarray:
         """Return the outputs of the rounds that were decided on."""
-        return self._joined(self.rounds)
+        if self._answer is None:
+            self._answer = self._joined(self.rounds)
+        return self._answer
 
     def _joined(self, rounds: int) -> np.ndarray:
         stop = self._layout.pieces_of_round[rounds - 1].stop

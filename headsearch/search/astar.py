@@ -425,9 +425,14 @@ class _Search:
         if not asks and not dropped:
             return []
         self._check_stop()
-        answers = self.oracle.ask(asks, ahead if not dropped else tuple) if asks else []
+        scores = dict[HeadSet, Score]()
+
+        def ready(state: HeadSet, outputs: np.ndarray) -> None:
+            scores[state] = self._score_of(outputs)
+
+        answers = self.oracle.ask(asks, ahead if not dropped else tuple, ready) if asks else []
         nodes = [
-            self._take(state, outputs)
+            self._take(state, outputs, scores.get(state))
             for ask, answer in zip(asks, answers, strict=True)
             for state, outputs in zip(ask.states, answer, strict=True)
         ]
@@ -436,10 +441,16 @@ class _Search:
             raise _Stop("evaluation budget spent")
         return nodes
 
-    def _take(self, state: HeadSet, outputs: np.ndarray) -> Node:
+    def _score_of(self, outputs: np.ndarray) -> Score:
+        """Return the score of whole outputs; of others it is not known."""
+        if len(outputs) < len(self.problem.objective.labels):
+            return Score(math.nan, math.inf)
+        return self.problem.objective.score(outputs)
+
+    def _take(self, state: HeadSet, outputs: np.ndarray, score: Score | None) -> Node:
         """Make what the oracle answered known."""
         whole = len(outputs) == len(self.problem.objective.labels)
-        score = self.problem.objective.score(outputs) if whole else Score(math.nan, math.inf)
+        score = self._score_of(outputs) if score is None else score
         earlier = self.known.get(state)
         node = Node(state, outputs, score, whole and self.threshold.feasible(score), whole)
         self.known[state] = node

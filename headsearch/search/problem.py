@@ -34,11 +34,17 @@ class Ask:
     decide: Callable[[np.ndarray], bool] | None = None
 
 
+Ready = Callable[[HeadSet, np.ndarray], None]
+
+
 class Oracle(Protocol):
     """Answers what models would say. An answer is a function of its state alone."""
 
     def ask(
-        self, asks: Sequence[Ask], ahead: Callable[[], Iterable[Ask]] = tuple
+        self,
+        asks: Sequence[Ask],
+        ahead: Callable[[], Iterable[Ask]] = tuple,
+        ready: Ready = lambda state, answer: None,
     ) -> list[list[np.ndarray]]:
         """Answer all questions; for each, an array for every state.
 
@@ -46,6 +52,8 @@ class Oracle(Protocol):
             asks: no state is in two of them.
             ahead: what is likely to be asked next, likeliest first. Looked at only while workers
                 would idle, and without effect on any answer.
+            ready: may be called with a state and its answer while others are awaited, in any
+                order, so that something can be made of it meanwhile.
 
         Returns:
             Outputs (examples, classes) float32, of fewer examples where `decide` said no; or

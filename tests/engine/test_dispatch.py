@@ -267,3 +267,28 @@ def test_there_are_no_more_items_than_sending_them_is_worth() -> None:
         assert best / 2 < len(items_of(TRIPLES, 200, seconds)) < 2 * best
     many = len(items_of(TRIPLES, 40, 100.0))
     assert many / 40 == pytest.approx(module.JOBS_PER_WORKER, rel=0.5), "long work: for balance"
+
+
+def test_each_answer_is_ready_once_before_or_when_all_are() -> None:
+    dispatcher = Dispatcher(simulated(3, 3), MemoryStore(), SHAPE)
+    dispatcher.ask([ask(0)])  # is in the memo from now on
+    found: list[tuple[HeadSet, np.ndarray]] = []
+    open_at: list[bool] = []
+
+    def ready(state: HeadSet, answer: np.ndarray) -> None:
+        found.append((state, answer))
+        open_at.append(dispatcher.scheduler.pending)
+
+    asks = [ask(*range(12)), ask(3, decide=lambda outputs: False)]
+    asks[1] = Ask(OUTPUTS, HeadSet(), (HeadSet.of([0, 1]),), asks[1].decide)
+    answers = dispatcher.ask(asks, ready=ready)
+    expected = {
+        state: answer
+        for asked, given in zip(asks, answers, strict=True)
+        for state, answer in zip(asked.states, given, strict=True)
+    }
+    assert Counter(state for state, _ in found) == Counter(list(expected))
+    for state, answer in found:
+        np.testing.assert_array_equal(answer, expected[state])
+    assert len(expected[HeadSet.of([0, 1])]) < len(DATA.labels)
+    assert open_at[0], "the memo's answer, while the others are computed"

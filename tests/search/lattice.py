@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 
 from headsearch.heads import HeadMap, HeadSet
-from headsearch.search.problem import GRADIENTS, Ask, Problem
+from headsearch.search.problem import GRADIENTS, Ask, Problem, Ready
 from headsearch.task.metric import Score, make_objective
 
 
@@ -55,7 +55,10 @@ class Lattice:
         return outputs.astype(np.float32)
 
     def ask(
-        self, asks: Sequence[Ask], ahead: Callable[[], Iterable[Ask]] = tuple
+        self,
+        asks: Sequence[Ask],
+        ahead: Callable[[], Iterable[Ask]] = tuple,
+        ready: Ready = lambda state, answer: None,
     ) -> list[list[np.ndarray]]:
         self.questions.append(list(asks))
         self.expected.append(list(ahead()))

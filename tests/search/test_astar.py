@@ -234,3 +234,26 @@ def test_a_rollout_measures_after_each_stride() -> None:
     _, steps = run(lattice, settings)
     weights = [step["g"] for step in steps if step["kind"] == "rollout michel"]
     assert weights == [0, 24, 48, 72, 96, 120], "12 of 72 heads are 24 of 144"
+
+
+def test_what_is_ready_early_changes_nothing() -> None:
+    class Eager(Lattice):
+        """Says so, in another order, before it answers."""
+
+        called = 0
+
+        def ask(self, asks: Any, ahead: Any = tuple, ready: Any = lambda *_: None) -> Any:
+            answers = super().ask(asks, ahead)
+            for asked, answer in zip(asks[::-1], answers[::-1], strict=True):
+                for state, outputs in zip(asked.states[::-1], answer[::-1], strict=True):
+                    self.called += 1
+                    ready(state, outputs)
+            return answers
+
+    settings = Settings(max_evaluations=150)
+    eager = Eager((4, 4, 4), seed=5)
+    found, transcript = run(eager, settings)
+    plain, expected = run(Lattice((4, 4, 4), seed=5), settings)
+    assert transcript == expected
+    assert found.best.rank == plain.best.rank
+    assert eager.called > 50
