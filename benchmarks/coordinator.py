@@ -27,6 +27,7 @@ import numpy as np
 import ray
 
 from benchmarks.common import provenance
+from headsearch.engine import dispatch
 from headsearch.engine.dispatch import Dispatcher
 from headsearch.engine.executor import Job, Plan
 from headsearch.engine.ray_cluster import connect
@@ -77,7 +78,9 @@ class NullWorkers(RayWorkers):
         super().send(slot, call, jobs)
 
 
-def measure(actors: int, examples: int, parents: int) -> dict[str, Any]:
+def measure(actors: int, examples: int, parents: int, children: int | None) -> dict[str, Any]:
+    if children is not None:
+        dispatch.ITEM_CHILDREN = dispatch.MOST_CHILDREN = children
     rows = rows_per_batch(examples)
     batches = tuple(Batch({"input_ids": np.zeros((n, 40), np.int64)}) for n in rows)
     data = BatchedData(batches, np.zeros(examples, np.int64), np.arange(examples))
@@ -130,6 +133,7 @@ def measure(actors: int, examples: int, parents: int) -> dict[str, Any]:
     return {
         "actors": actors,
         "examples": examples,
+        "most_children_of_an_item": dispatch.MOST_CHILDREN,
         "shards": shards,
         "pieces": len(plan.layout.pieces),
         "head_sets": scored,
@@ -191,11 +195,14 @@ def main() -> None:
     parser.add_argument("--actors", type=int, nargs="*", default=[1, 2, 4, 8, 16, 32, 64])
     parser.add_argument("--examples", type=int, nargs="*", default=[872, 9815])
     parser.add_argument("--parents", type=int, default=20)
+    parser.add_argument(
+        "--children", type=int, help="most children of an item; by default, as in a search"
+    )
     options = parser.parse_args()
     found = []
     for examples in options.examples:
         for actors in options.actors:
-            found.append(measure(actors, examples, options.parents))
+            found.append(measure(actors, examples, options.parents, options.children))
             print(json.dumps(found[-1]), flush=True)
             options.out.write_text(json.dumps({**provenance(), "rows": found}, indent=1) + "\n")
 

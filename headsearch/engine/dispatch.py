@@ -42,9 +42,10 @@ JOBS_PER_WORKER = 8
 SEND_SECONDS = 0.0005
 # Work that nobody asked for yet comes in small jobs: what is asked for must not wait behind it.
 SPECULATIVE_SECONDS = 0.2
-# Where a search thinks longer than so many seconds, workers get work for that long; if it is longer
-# than sending it to all of them takes, since it can't think meanwhile.
+# Where a search thinks longer than so many seconds, workers get work for that long; if it is so
+# many times as long as sending it to all of them takes, since it can't think meanwhile.
 LEAST_THOUGHT = 0.05
+FILL_FACTOR = 4
 # How long it thinks depends on whether it asked for a few states or for an expansion's.
 FEW_STATES = 8
 
@@ -189,10 +190,14 @@ class Dispatcher:
 
     def _fill_while_it_thinks(self) -> None:
         expected = self._thinks.get(self._asked, 0.0)
-        sending = SEND_SECONDS * self.scheduler.live_workers
-        if self._workers.depth > 1 and expected > max(LEAST_THOUGHT, 4 * sending):
+        if self._workers.depth > 1 and expected > max(LEAST_THOUGHT, self._to_fill):
             self.scheduler.fill(expected)
         self._answered = (self._asked, self._workers.now())
+
+    @property
+    def _to_fill(self) -> float:
+        """Seconds of thought that are worth giving every worker something to do meanwhile."""
+        return FILL_FACTOR * SEND_SECONDS * self.scheduler.live_workers
 
     # Jobs
 
@@ -370,7 +375,9 @@ class Dispatcher:
             return iter(())
         each = self.scheduler.seconds(1.0)
         seconds = max(SPECULATIVE_SECONDS, SEND_SECONDS * self.scheduler.live_workers)
-        seconds += self._thinks.get(self._asked, 0.0)
+        expected = self._thinks.get(self._asked, 0.0)
+        if expected <= self._to_fill:  # who is idle now will have nothing else to do meanwhile
+            seconds += expected
         size = seconds / each if each else 0.0
         if wants[0].ask.decide is None:  # in any order: the longest first
             pieces = self._layout.pieces
