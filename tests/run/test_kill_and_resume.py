@@ -95,6 +95,8 @@ def test_interrupt_says_how_to_go_on(assets: Any, tmp_path: Path, unbroken: Path
         command("run", assets.model, "--data", assets.data, "--out", run, *options),
         stderr=subprocess.PIPE,
         text=True,
+        # A shell starts what runs in its background, these tests perhaps, deaf to interrupts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     while states_in(run / "memo.sqlite") < 5:
         time.sleep(0.005)
