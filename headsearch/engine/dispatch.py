@@ -41,7 +41,7 @@ JOBS_PER_WORKER = 8
 # work / n when it comes to its worker, in all the least at n = sqrt(work / this).
 SEND_SECONDS = 0.0005
 # Work that nobody asked for yet comes in small jobs: what is asked for must not wait behind it.
-SPECULATIVE_SECONDS = 0.2
+SPECULATIVE_SECONDS = 0.1
 # Where a search thinks longer than so many seconds, workers get work for that long; if it is so
 # many times as long as sending it to all of them takes, since it can't think meanwhile.
 LEAST_THOUGHT = 0.05
