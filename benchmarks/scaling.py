@@ -1,7 +1,7 @@
 """How the engine scales: measured on this machine, and simulated for up to 1,024 GPUs.
 
     python -m benchmarks.scaling real ASSETS OUT.json      (some 15 minutes a repetition)
-    python -m benchmarks.scaling simulated OUT.json        (five minutes without 40,430 examples)
+    python -m benchmarks.scaling simulated OUT.json        (five minutes; needs 3 GB)
     python -m benchmarks.scaling plot SIMULATED.json OUT.svg          (needs matplotlib)
 
 The coordinator alone is measured by `benchmarks/coordinator.py`.
@@ -239,8 +239,8 @@ def real(assets: Path, out: Path, repetitions: int) -> None:
 # Simulated clusters
 
 # The coordinator's time for a call on Ray beside what the simulation measures, and the round trip.
-# `benchmarks/coordinator.py` finds .3 (9,815 examples) to .5 milliseconds (872) with 64 actors.
-RAY_SEND = 0.0005
+# `benchmarks/coordinator.py` finds .29 (9,815 examples) and .47 milliseconds (872) with 64 actors.
+RAY_SEND = 0.0004
 RAY_CALL = 0.001
 
 
