@@ -1,6 +1,6 @@
 """How the engine scales: measured on this machine, and simulated for up to 1,024 GPUs.
 
-    python -m benchmarks.scaling real ASSETS OUT.json      (some 15 minutes a repetition)
+    python -m benchmarks.scaling real ASSETS OUT.json      (some 12 minutes a repetition)
     python -m benchmarks.scaling simulated OUT.json        (five minutes; needs 3 GB)
     python -m benchmarks.scaling plot SIMULATED.json OUT.svg          (needs matplotlib)
 
@@ -32,7 +32,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,8 @@ REAL = {
     "MiniLM": Settings(rollouts=(Rollout(Michel(), 12),), patience=None, max_evaluations=90),
     "BERT-base": Settings(rollouts=(Rollout(Michel(), 12),), patience=None, max_evaluations=170),
 }
-# Examples of one worker's run.
+# Examples of one worker's run. `--examples` and `--evaluations` give others: with few, an ask lasts
+# a second or less, and what is lost at the end of each counts for more than in a real search.
 SIZES = {"MiniLM": 160, "BERT-base": 12}
 
 
@@ -101,7 +102,9 @@ def task_of(model: str, assets: Path, examples: int) -> tuple[Any, BatchedData, 
     return bundle(made), data, shape, problem
 
 
-def one(model: str, assets: Path, engine: str, workers: int, scale: int) -> dict[str, Any]:
+def one(
+    model: str, assets: Path, engine: str, workers: int, examples: int, evaluations: int | None
+) -> dict[str, Any]:
     """One timed search, in a process of its own."""
     import torch
 
@@ -109,7 +112,10 @@ def one(model: str, assets: Path, engine: str, workers: int, scale: int) -> dict
     from headsearch.memo.sqlite import SqliteStore
 
     torch.set_num_threads(1)
-    bundle, data, shape, problem = task_of(model, assets, SIZES[model] * scale)
+    bundle, data, shape, problem = task_of(model, assets, examples)
+    settings = REAL[model]
+    if evaluations is not None:
+        settings = replace(settings, max_evaluations=evaluations)
     plan = Plan(
         workers=workers,
         most_workers=workers,
@@ -147,7 +153,7 @@ def one(model: str, assets: Path, engine: str, workers: int, scale: int) -> dict
             began = began or time.perf_counter()
             digest.update(json.dumps(record).encode())
 
-        result = search(problem, recorder, REAL[model], on_step=step)
+        result = search(problem, recorder, settings, on_step=step)
         seconds = time.perf_counter() - began
         recorder.end()
         memo.close()
@@ -180,13 +186,25 @@ def one(model: str, assets: Path, engine: str, workers: int, scale: int) -> dict
     return found
 
 
-def real(assets: Path, out: Path, repetitions: int) -> None:
+def real(
+    assets: Path,
+    out: Path,
+    repetitions: int,
+    models: Sequence[str],
+    examples: int | None,
+    evaluations: int | None,
+) -> None:
     rows: list[dict[str, Any]] = []
     for repetition in range(repetitions):
-        for model in SIZES:
+        for model in models:
+            size = examples or SIZES[model]
 
-            def start(engine: str, workers: int, scale: int = 1, model: str = model) -> Any:
-                arguments = [model, str(assets), engine, str(workers), str(scale)]
+            def start(
+                engine: str, workers: int, scale: int = 1, model: str = model, size: int = size
+            ) -> Any:
+                arguments = [model, str(assets), engine, str(workers), str(size * scale)]
+                if evaluations is not None:
+                    arguments += ["--evaluations", str(evaluations)]
                 return subprocess.Popen(
                     [sys.executable, "-m", "benchmarks.scaling", "one", *arguments],
                     stdout=subprocess.PIPE,
@@ -439,11 +457,15 @@ def main() -> None:
     command.add_argument("assets", type=Path)
     command.add_argument("out", type=Path)
     command.add_argument("--repetitions", type=int, default=3)
+    command.add_argument("--models", nargs="*", choices=list(SIZES), default=list(SIZES))
+    command.add_argument("--examples", type=int)
+    command.add_argument("--evaluations", type=int)
     command = commands.add_parser("one")
     for name, kind in (("model", str), ("assets", Path), ("engine", str)):
         command.add_argument(name, type=kind)
     command.add_argument("workers", type=int)
-    command.add_argument("scale", type=int)
+    command.add_argument("examples", type=int)
+    command.add_argument("--evaluations", type=int)
     command = commands.add_parser("simulated")
     command.add_argument("out", type=Path)
     command.add_argument("--models", nargs="*", default=[])
@@ -453,10 +475,24 @@ def main() -> None:
     command.add_argument("out", type=Path)
     options = parser.parse_args()
     if options.command == "real":
-        real(options.assets, options.out, options.repetitions)
+        real(
+            options.assets,
+            options.out,
+            options.repetitions,
+            options.models,
+            options.examples,
+            options.evaluations,
+        )
     elif options.command == "one":
-        arguments = (options.model, options.assets, options.engine, options.workers, options.scale)
-        print(json.dumps(one(*arguments)))
+        found = one(
+            options.model,
+            options.assets,
+            options.engine,
+            options.workers,
+            options.examples,
+            options.evaluations,
+        )
+        print(json.dumps(found))
     elif options.command == "simulated":
         simulated(options.out, options.models, options.examples)
     else:
