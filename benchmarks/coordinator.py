@@ -19,7 +19,7 @@ import json
 import resource
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +78,14 @@ class NullWorkers(RayWorkers):
         super().send(slot, call, jobs)
 
 
+def expansions(parents: int) -> Iterator[Ask]:
+    """All single removals of so many states of two heads."""
+    for number in range(parents):
+        parent = HeadSet.of([number, number + 70])
+        singles = tuple(parent.add(j) for j in range(SHAPE.total) if j not in parent)
+        yield Ask(OUTPUTS, parent, singles)
+
+
 def measure(actors: int, examples: int, parents: int, children: int | None) -> dict[str, Any]:
     if children is not None:
         dispatch.ITEM_CHILDREN = dispatch.MOST_CHILDREN = children
@@ -110,15 +118,13 @@ def measure(actors: int, examples: int, parents: int, children: int | None) -> d
         processor = thread = 0.0
         scored = 0
         memory: list[tuple[int, int]] = []
-        for number in range(parents):
-            parent = HeadSet.of([number, number + 70])
-            singles = tuple(parent.add(j) for j in range(384) if j not in parent)
+        for ask in expansions(parents):
             began, used, own = time.perf_counter(), time.process_time(), time.thread_time()
-            dispatcher.ask([Ask(OUTPUTS, parent, singles)])
+            dispatcher.ask([ask])
             seconds += time.perf_counter() - began
             processor += time.process_time() - used
             thread += time.thread_time() - own
-            scored += len(singles)
+            scored += len(ask.states)
             memo.count()  # waits until everything is stored: what is on its way is no growth
             gc.collect()
             memory.append((scored, resident()))
@@ -175,10 +181,8 @@ def simulate(plan: Plan, parents: int) -> float:
     dispatcher = Dispatcher(workers, NullMemo(), SHAPE)
     dispatcher.ask([Ask(OUTPUTS, HeadSet(), (HeadSet(),))])
     began = time.thread_time()
-    for number in range(parents):
-        parent = HeadSet.of([number, number + 70])
-        singles = tuple(parent.add(j) for j in range(384) if j not in parent)
-        dispatcher.ask([Ask(OUTPUTS, parent, singles)])
+    for ask in expansions(parents):
+        dispatcher.ask([ask])
     return time.thread_time() - began
 
 

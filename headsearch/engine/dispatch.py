@@ -16,7 +16,7 @@ import numpy as np
 
 from headsearch.engine.ahead import ASKS_AHEAD, Ahead
 from headsearch.engine.executor import Job, Workers
-from headsearch.engine.scheduler import Scheduler
+from headsearch.engine.scheduler import SEND_SECONDS, Scheduler
 from headsearch.engine.wants import Key, Want, key_of
 from headsearch.heads import HeadMap
 from headsearch.memo.codec import array_head
@@ -35,11 +35,10 @@ ITEM_SECONDS = 2.0
 # CACM 1992). The first are 1 / FIRST of what a worker gets of the ask in all, the last 1 / LAST; a
 # worker then gets about FIRST * (1 + ln(LAST / FIRST)) of them.
 FIRST, LAST = 3, 32
+# Where sending so many to each worker would take longer than the work itself, all are of one size:
+# n calls take n * SEND_SECONDS one after the other, and the last of them work / n when it comes to
+# its worker, in all the least at n = sqrt(work / SEND_SECONDS).
 JOBS_PER_WORKER = 8
-# What a call costs the coordinator. Where sending them so small would take longer than the work
-# itself, all are of one size: n calls one after the other take n of these, and the last of them
-# work / n when it comes to its worker, in all the least at n = sqrt(work / this).
-SEND_SECONDS = 0.0005
 # Work that nobody asked for yet comes in small jobs: what is asked for must not wait behind it.
 SPECULATIVE_SECONDS = 0.1
 # Where a search thinks longer than so many seconds, workers get work for that long; if it is so
@@ -138,7 +137,8 @@ class Dispatcher:
                 decided = [want for want in changed if want.rounds and want.key in unfinished]
                 unfinished -= {want.key for want in decided}
                 self._request(open_still)
-                self.scheduler.pump()  # first work for the workers, then for the search
+                if decided:
+                    self.scheduler.pump()  # first work for the workers, then for the search
                 for want in decided:
                     ready(want.state, want.answer())
                 if not unfinished:
@@ -223,7 +223,7 @@ class Dispatcher:
         if workers == 1:  # nobody to wait for at the end
             return share, share
         if each and share * each < JOBS_PER_WORKER * workers * SEND_SECONDS:
-            size = max(share / JOBS_PER_WORKER, math.sqrt(cost * SEND_SECONDS / each))
+            size = math.sqrt(cost * SEND_SECONDS / each)
             return size, size
         return share / FIRST, share / LAST
 
@@ -374,7 +374,7 @@ class Dispatcher:
         if not wants:
             return iter(())
         each = self.scheduler.seconds(1.0)
-        seconds = max(SPECULATIVE_SECONDS, SEND_SECONDS * self.scheduler.live_workers)
+        seconds = max(SPECULATIVE_SECONDS, self.scheduler.least_call)
         expected = self._thinks.get(self._asked, 0.0)
         if expected <= self._to_fill:  # who is idle now will have nothing else to do meanwhile
             seconds += expected

@@ -67,7 +67,7 @@ class Plan:
 
     @property
     def replicas(self) -> int:
-        """How many workers serve each shard, at least."""
+        """Workers for each shard, on average, rounded down; heavy ones have more."""
         return max(1, self.workers // self.layout.shards)
 
 

@@ -21,9 +21,9 @@ MAX_DEATHS = 3
 # Small jobs are sent together until a call carries so much work.
 CALL_SECONDS = 0.05
 CALL_JOBS = 64
-# With so much work for every worker there is, the coordinator, which takes about half a
-# millisecond for a call, can just keep up. Most calls carry more.
-CALL_SECONDS_PER_WORKER = 0.0005
+# What a call costs the coordinator, about. Where every call carries so much work for every worker
+# there is, it can just keep up; most carry more.
+SEND_SECONDS = 0.0005
 # So many workers get work ahead before it is looked whether something that was asked for is there.
 FILLED_AT_ONCE = 16
 # A call that takes so many times as long as its work should, and at least so long, is slow: its
@@ -115,7 +115,7 @@ class Scheduler:
     @property
     def least_call(self) -> float:
         """Seconds of work that a call should carry at least."""
-        return max(CALL_SECONDS, CALL_SECONDS_PER_WORKER * len(self._slots))
+        return max(CALL_SECONDS, SEND_SECONDS * len(self._slots))
 
     def seconds(self, cost: float) -> float | None:
         """Return how long a worker takes for so much work; None where nothing is known yet."""

@@ -128,8 +128,7 @@ def test_a_slow_worker_is_seen_while_others_work_ahead() -> None:
     workers = Watched(plan(2, 1), slow={1: 1000.0})
     piece = workers.plan.layout.pieces[0]
     numbers = iter(range(100, 10_000))
-    ahead = lambda shard: job(next(numbers), piece, 1)  # noqa: E731
-    scheduler = Scheduler(workers, ahead)
+    scheduler = Scheduler(workers, lambda shard: job(next(numbers), piece, 1))
     for number in range(6):
         scheduler.submit(job(number, piece, 1))
     done: set[int] = set()
@@ -265,7 +264,7 @@ def test_a_call_carries_more_where_there_are_many_workers() -> None:
         scheduler.submit(job(0, scheduler._workers.plan.layout.pieces[0], 1))
         drain(scheduler)
     assert few.least_call == module.CALL_SECONDS
-    assert many.least_call == pytest.approx(500 * module.CALL_SECONDS_PER_WORKER)
+    assert many.least_call == pytest.approx(500 * module.SEND_SECONDS)
 
 
 def test_the_last_jobs_wait_for_who_is_done_first() -> None:

@@ -48,12 +48,11 @@ class Lookahead:
         outputs = view.node.outputs.astype(np.float64)
         open_still = np.ones(len(view.heads), dtype=bool)
         pool = np.arange(len(view.heads))  # places that may come to the shortlist
+        moves, squares = view.moves, view.squared_moves
         order: list[int] = []
         while open_still.any() and len(order) < self.limit:
             places = np.flatnonzero(open_still)
             if len(places) > self.shortlist:
-                if not order:
-                    moves, squares = view.moves, view.squared_moves
                 slopes, curves = objective.derivatives(outputs)
                 # Not `@`: BLAS may add up in another order with another number of cores.
                 change = np.einsum("jk,k->j", moves, slopes.ravel())
