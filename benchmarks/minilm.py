@@ -55,7 +55,7 @@ def michel(config: RunConfig, memo: Path) -> dict[str, Any]:
     task = load_task(config)
     choice = engines.choose(config, task)
     workers = engines.start(choice, config, task)
-    store = engines.open_memo(choice, memo, task.fingerprint)
+    store = engines.open_memo(workers, memo, task.fingerprint)
     oracle = Dispatcher(workers, store, task.shape)
     objective = task.objective
     problem = Problem(task.shape, objective, config.max_drop)

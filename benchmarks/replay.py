@@ -132,7 +132,8 @@ class Watched:
 
     def __init__(self, inner: Workers) -> None:
         self._inner = inner
-        self.name, self.plan, self.depth = inner.name, inner.plan, inner.depth
+        self.name, self.plan = inner.name, inner.plan
+        self.depth, self.alone = inner.depth, inner.alone
         self._sent: dict[int, tuple[int, list[Job]]] = {}
         self.calls: list[tuple[int, list[Job], float]] = []
 

@@ -109,7 +109,7 @@ def one(
     import torch
 
     from headsearch.engine.inline import InlineWorkers
-    from headsearch.memo.sqlite import SqliteStore
+    from headsearch.run.engines import open_memo
 
     torch.set_num_threads(1)
     bundle, data, shape, problem = task_of(model, assets, examples)
@@ -129,13 +129,11 @@ def one(
         path = Path(folder) / "memo.sqlite"
         if engine == "inline":
             inner: Any = InlineWorkers(bundle, data, plan)
-            memo: Any = SqliteStore(path, "f")
         else:
-            from headsearch.engine.ray_memo import RayMemo
             from headsearch.engine.ray_workers import RayWorkers
 
             inner = RayWorkers(bundle, data, plan)
-            memo = RayMemo(path, "f")
+        memo = open_memo(inner, path, "f")
         watched = Watched(inner)
         dispatcher = Dispatcher(watched, memo, shape)  # type: ignore[arg-type]
         # Until all workers are up: what is asked here is asked by no search.

@@ -131,7 +131,7 @@ def search(
     try:
         store: MemoStore = MemoryStore()
         if memo is not None:
-            store = engines.open_memo(choice, Path(memo), task.fingerprint)
+            store = engines.open_memo(workers, Path(memo), task.fingerprint)
         try:
             with Progress(Console(stderr=True), quiet=not progress) as watcher:
                 outcome = run_search(task, config, workers, store, watcher=watcher)

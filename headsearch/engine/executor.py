@@ -127,6 +127,7 @@ class Workers(Protocol):
     name: str
     plan: Plan
     depth: int  # calls that a worker may have in flight
+    alone: bool  # whether no other search can be on the same cluster
 
     def send(self, slot: int, call: int, jobs: Sequence[Job]) -> None:
         """Have the worker in a slot compute jobs, one after the other; returns at once."""

@@ -20,6 +20,7 @@ class InlineWorkers:
 
     name = "inline"
     depth = 1
+    alone = True
 
     def __init__(self, bundle: ModelBundle, data: BatchedData, plan: Plan) -> None:
         self.plan = plan

@@ -103,7 +103,7 @@ class RayWorkers:
         self, bundle: ModelBundle, data: BatchedData, plan: Plan, address: str | None = None
     ) -> None:
         self.plan = plan
-        self._started_ray = connect(address, cpus=plan.workers * (plan.threads or 1))
+        self.alone = self._started_ray = connect(address, cpus=plan.workers * (plan.threads or 1))
         # Each is put once; numpy arrays inside are read in place by all actors of a node.
         batches = [dict(batch.arrays) for batch in data.batches]
         try:

@@ -79,6 +79,7 @@ class SimulatedWorkers:
 
     name = "simulated"
     depth = 2
+    alone = True
 
     def __init__(
         self,

@@ -77,7 +77,7 @@ def _search(
 ) -> Outcome:
     workers = engines.start(choice, config, task)
     try:
-        store = engines.open_memo(choice, folder.memo, task.fingerprint)
+        store = engines.open_memo(workers, folder.memo, task.fingerprint)
         try:
             progress = _ProgressFile(folder, task.shape, watcher)
             try:

@@ -108,13 +108,16 @@ def start(choice: Choice, config: RunConfig, task: Task) -> Workers:
     return RayWorkers(task.bundle, task.data, choice.plan, config.ray_address)
 
 
-def open_memo(choice: Choice, path: Path, fingerprint: str) -> MemoStore:
-    """Open a run's memo; on Ray, which must have been started, through the cluster's memo actor.
+def open_memo(workers: Workers, path: Path, fingerprint: str) -> MemoStore:
+    """Open a run's memo; on a cluster that others may use too, through its memo actor.
+
+    On this machine alone the file itself serves all processes, and an actor would only take time
+    from the workers.
 
     Raises:
         MemoError: the file can't be used, or not be seen from where the actor is.
     """
-    if choice.inline:
+    if workers.alone:
         return SqliteStore(path, fingerprint)
     from headsearch.engine.ray_memo import RayMemo
 

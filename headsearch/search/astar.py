@@ -358,8 +358,7 @@ class _Search:
             parents = {step: view.node.heads for _, view, _, _, step in reversed(moves)}
 
             def ahead(steps: list[HeadSet] = steps) -> Iterable[Ask]:
-                yield from [Ask(GRADIENTS, step, (step,)) for step in steps]
-                yield from self._next_singles()
+                return [Ask(GRADIENTS, step, (step,)) for step in steps]
 
             found = self._score([(parents[step], (step,)) for step in steps], ahead=ahead)
             new = {node.heads: node for node in found}
@@ -382,7 +381,9 @@ class _Search:
         wanted = list(dict.fromkeys(states))
         self.measured.update(wanted)
         asks = [Ask(GRADIENTS, state, (state,)) for state in wanted]
-        answers = self.oracle.ask(asks, self._next_singles)
+        # Nothing ahead: where a rollout goes next depends on them, and it goes on past all that is
+        # on the frontier by now, so that singles of those states are hardly ever asked for.
+        answers = self.oracle.ask(asks)
         return {state: answer[0] for state, answer in zip(wanted, answers, strict=True)}
 
     # Shared parts
