@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,11 +15,15 @@ from ray.exceptions import ObjectLostError
 
 from headsearch.engine.executor import Done, Lost, Up, Workers
 from headsearch.engine.inline import InlineWorkers
+from headsearch.engine.ray_memo import RayMemo
 from headsearch.engine.ray_workers import RayWorkers
 from headsearch.engine.scheduler import Scheduler
 from headsearch.errors import EngineError
 from headsearch.heads import HeadSet
+from headsearch.memo.sqlite import SqliteStore
+from headsearch.memo.store import Block
 from headsearch.model.plain import plain_outputs
+from headsearch.run.engines import open_memo
 from headsearch.scoring.item import GRADIENTS, WorkItem
 from tests.engine.tasks import BUNDLE, DATA, MODEL, drain, inline, job, plan
 
@@ -70,6 +76,25 @@ def test_gradients_have_one_row_for_the_state(scheduler: Scheduler) -> None:
     rows = DATA.offsets[piece.span.stop] - DATA.offsets[piece.span.first]
     assert found.shape == (1, rows, 3, 12)
     assert np.abs(found).max() > 0
+
+
+def test_scores_go_through_the_memo_actor_where_others_may_use_the_cluster(
+    workers: Workers, tmp_path: Path
+) -> None:
+    # The tests' Ray was there before these workers.
+    memo = open_memo(workers, tmp_path / "memo.sqlite", "f")
+    assert type(memo) is (SqliteStore if workers.name == "inline" else RayMemo)
+    memo.add([Block("outputs", 0, 1, (b"state",), b"", b"value")])
+    memo.close()
+    with closing(SqliteStore(tmp_path / "memo.sqlite", "f")) as again:
+        assert again.count() == 1
+
+
+def test_a_search_that_started_ray_itself_writes_its_memo_itself(tmp_path: Path) -> None:
+    workers = RayWorkers.__new__(RayWorkers)
+    workers.alone = True  # as `connect` says
+    with closing(open_memo(workers, tmp_path / "memo.sqlite", "f")) as memo:
+        assert type(memo) is SqliteStore
 
 
 def test_nothing_pending_gives_nothing(scheduler: Scheduler) -> None:
