@@ -8,9 +8,9 @@ The coordinator alone is measured by `benchmarks/coordinator.py`.
 
 `real` runs MiniLM (ASSETS is what `benchmarks/train_minilm.py` made) and a random model of
 BERT-base's shape, on one thread a worker. In each repetition, one after the other: Ray with one
-worker and with two; one inline process, and two at once that know nothing of each other, whose
-rate is what the machine can give; Ray with two workers on twice the data. Each is timed from its
-first committed step to its last. The calls of each Ray run are recorded and a cost model is fitted
+worker; one inline process, and two at once that know nothing of each other, whose rate is what the
+machine can give; Ray with two workers, and with two on twice the data. Each is timed from its first
+committed step to its last. The calls of each Ray run are recorded and a cost model is fitted
 to them; the questions recorded in that run are asked again in simulation, over the same number of
 workers, and compared with what it took. Two workers share this machine's memory and cores with
 each other and all of Ray, so jobs take longer there than beside one worker; `simulated 2 from 1`
@@ -217,13 +217,15 @@ def real(
                     raise SystemExit(process.returncode)
                 return dict(json.loads(text.splitlines()[-1]))
 
-            found = {
-                "ray 1": result(start("ray", 1)),
-                "ray 2": result(start("ray", 2)),
-                "inline": result(start("inline", 1)),
-            }
-            pair = [start("inline", 1), start("inline", 1)]
-            both = [result(process) for process in pair]
+            # A machine's speed drifts, so what is compared follows at once: one worker and one
+            # process, two workers and two processes; every other time in the opposite order.
+            found, both = dict[str, dict[str, Any]](), list[dict[str, Any]]()
+            order = ["ray 1", "inline", "two inline", "ray 2"]
+            for what in order if repetition % 2 == 0 else reversed(order):
+                if what == "two inline":
+                    both = [result(each) for each in [start("inline", 1), start("inline", 1)]]
+                else:
+                    found[what] = result(start(what.split()[0], 2 if what == "ray 2" else 1))
             if not strong_only:
                 found["ray 2, twice the data"] = result(start("ray", 2, 2))
             assert len({found[key]["transcript"] for key in ("ray 1", "ray 2", "inline")}) == 1

@@ -1,0 +1,279 @@
+"""How fast HeadSets are scored, against loops of the plain forward.
+
+    python -m benchmarks.throughput ASSETS OUT.json [--models MiniLM …]    (one core, long)
+
+ASSETS is what `benchmarks/train_minilm.py` made. Rotten Tomatoes snippets are scored under all
+single removals of a parent with 0, 25 and 50 % of its heads removed already, and along a macro
+ladder, three ways in turn, as often as `--repetitions` says, on one thread:
+
+(a) the stock forward under gates, one mask after the other, all padded to 128 tokens;
+(b) the same on batches of snippets of similar length;
+(c) headsearch's evaluator, on the batches of (b), its parent cache empty at the start.
+
+(a) and (b) cost the same for every mask, so they are timed on a sample of masks, one in each layer,
+and (c) on all. Every mask's logits are compared with (b), and the sample's with (a). Reported are
+masks a second, ratios, the products' floating point operations of (c) as counted by torch over the
+least that there can be, and its share of the speed of a large float32 matrix product. BERT-base and
+BERT-large are random models of those shapes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.common import provenance
+from headsearch.heads import HeadMap, HeadSet
+from headsearch.model.plain import plain_outputs
+from headsearch.scoring.cache import ParentCache
+from headsearch.scoring.evaluator import DEFAULT_CACHE_BYTES, Evaluator
+from headsearch.task.batches import Batch, BatchedData, Span
+
+# Layers, heads, hidden; examples scored, which fewer masks a second than of MiniLM allow.
+SHAPES = {"MiniLM": (6, 12, 384), "BERT-base": (12, 12, 768), "BERT-large": (24, 16, 1024)}
+EXAMPLES = {"MiniLM": 192, "BERT-base": 64, "BERT-large": 32}
+REMOVED = (0.0, 0.25, 0.5)
+RUNGS = (1, 2, 3, 5, 8, 12, 18, 26)  # heads removed by the macro ladder beyond its parent
+PADDED = 128
+PEAK_SIZE = 2048
+
+
+def load(model: str, assets: Path) -> tuple[Any, BatchedData]:
+    """Return a model and its batches."""
+    import transformers
+
+    from headsearch.model.checkpoint import load_model
+    from headsearch.run.config import RunConfig
+    from headsearch.run.prepare import load_data
+    from headsearch.task.batches import tokenise
+
+    config = RunConfig(
+        model=str(assets / "model"), data=str(assets / "search.csv"), max_examples=EXAMPLES[model]
+    )
+    made, tokenizer = load_model(config.model)
+    data = tokenise(load_data(config, made), tokenizer)
+    if model != "MiniLM":
+        torch.manual_seed(0)
+        layers, heads, hidden = SHAPES[model]
+        made = transformers.BertForSequenceClassification(
+            transformers.BertConfig(
+                num_hidden_layers=layers,
+                num_attention_heads=heads,
+                hidden_size=hidden,
+                intermediate_size=4 * hidden,
+            )
+        )
+    return made.eval(), data
+
+
+def padded(batches: Sequence[Batch]) -> list[Batch]:
+    """Return the batches with every example padded to `PADDED` tokens."""
+    return [
+        Batch({k: np.pad(v, ((0, 0), (0, PADDED - v.shape[1]))) for k, v in batch.arrays.items()})
+        for batch in batches
+    ]
+
+
+def parent_of(shape: HeadMap, share: float) -> HeadSet:
+    """Return a random state with this share of the heads removed."""
+    order = np.random.default_rng(0).permutation(shape.total)
+    return HeadSet.of(int(j) for j in order[: round(share * shape.total)])
+
+
+def singles_of(shape: HeadMap, parent: HeadSet) -> list[HeadSet]:
+    return [parent.add(j) for j in range(shape.total) if j not in parent]
+
+
+def ladder_of(shape: HeadMap, parent: HeadSet) -> list[HeadSet]:
+    order = np.random.default_rng(1).permutation(shape.total)
+    path = [int(j) for j in order if j not in parent]
+    return [parent | HeadSet.of(path[:rung]) for rung in RUNGS if rung <= len(path)]
+
+
+def sample_of(shape: HeadMap, parent: HeadSet, children: Sequence[HeadSet]) -> list[int]:
+    """Return positions of children, one for each of some layers that they first change."""
+    first: dict[int, int] = {}
+    for position, child in enumerate(children):
+        first.setdefault(shape.first_layer(parent ^ child), position)
+    chosen = list(first.values())
+    return chosen[:: max(1, len(chosen) // 4)]
+
+
+def least(
+    model: Any, shape: HeadMap, batches: Sequence[Batch], parent: HeadSet, states: list[HeadSet]
+) -> float:
+    """Return the least operations of all linear layers: 2 for each weight and row.
+
+    The parent's layers up to the last that a child starts from, once; each child from the context
+    of its first changed layer up. Removed heads and, in the last layer, all queries but the first
+    token's cost nothing.
+    """
+    hidden, inner = model.config.hidden_size, model.config.intermediate_size
+    size = hidden // model.config.num_attention_heads
+    firsts = [shape.first_layer(parent ^ state) for state in states]
+    total = 0.0
+    for batch in batches:
+        rows, firstonly = batch.examples * batch.tokens, batch.examples
+
+        def attend(state: HeadSet, layer: int, rows: int = rows, one: int = firstonly) -> float:
+            width = len(shape.kept(state, layer)) * size
+            queries = one if layer == shape.layers - 1 else rows
+            return 2.0 * hidden * width * (queries + 2 * rows)
+
+        def finish(state: HeadSet, layer: int, rows: int = rows, one: int = firstonly) -> float:
+            width = len(shape.kept(state, layer)) * size
+            queries = one if layer == shape.layers - 1 else rows
+            return 2.0 * queries * (width * hidden + 2 * hidden * inner)
+
+        for layer in range(max(firsts) + 1):
+            total += attend(parent, layer)
+            total += finish(parent, layer) if layer < max(firsts) else 0.0
+        for state, first in zip(states, firsts, strict=True):
+            total += sum(attend(state, layer) for layer in range(first + 1, shape.layers))
+            total += sum(finish(state, layer) for layer in range(first, shape.layers))
+            total += 2.0 * firstonly * hidden * (hidden + model.config.num_labels)
+    return total
+
+
+def counted(run: Callable[[], Any]) -> float:
+    """Return the operations of all matrix products but attention's own."""
+    counter = FlopCounterMode(display=False)
+    with counter:
+        run()
+    return float(
+        sum(
+            count
+            for operation, count in counter.get_flop_counts()["Global"].items()
+            if "attention" not in str(operation)
+        )
+    )
+
+
+def peak() -> float:
+    """Return the operations a second of a large float32 matrix product."""
+    left, right = torch.rand(PEAK_SIZE, PEAK_SIZE), torch.rand(PEAK_SIZE, PEAK_SIZE)
+    left @ right
+    seconds = min(timed(lambda: left @ right)[0] for _ in range(3))
+    return 2.0 * PEAK_SIZE**3 / seconds
+
+
+def timed(run: Callable[[], Any]) -> tuple[float, Any]:
+    began = perf_counter()
+    result = run()
+    return perf_counter() - began, result
+
+
+def compare(
+    model: Any, data: BatchedData, parent: HeadSet, children: list[HeadSet], repetitions: int
+) -> dict[str, Any]:
+    """Time the three ways of scoring a parent's children."""
+    evaluator = Evaluator(model, data.batches)
+    shape, wide, span = evaluator.shape, padded(data.batches), Span(0, len(data.batches))
+    picked = sample_of(shape, parent, children)
+    times: dict[str, list[float]] = {"a": [], "b": [], "c": []}
+    peaks = []
+
+    def score() -> np.ndarray:
+        evaluator.cache = ParentCache(DEFAULT_CACHE_BYTES)
+        return evaluator.outputs(parent, children, span)
+
+    score()  # warm
+    for _ in range(repetitions):
+        peaks.append(peak())
+        seconds, plain = timed(lambda: [plain_outputs(model, wide, children[i]) for i in picked])
+        times["a"].append(seconds / len(picked))
+        seconds, short = timed(
+            lambda: [plain_outputs(model, data.batches, children[i]) for i in picked]
+        )
+        times["b"].append(seconds / len(picked))
+        seconds, found = timed(score)
+        times["c"].append(seconds / len(children))
+    every = [plain_outputs(model, data.batches, child) for child in children]
+    worst = max(
+        float(np.abs(found - np.stack(every)).max()),
+        float(np.abs(found[picked] - np.stack(plain)).max()),
+        float(np.abs(found[picked] - np.stack(short)).max()),
+    )
+    same = bool(
+        (found.argmax(-1) == np.stack(every).argmax(-1)).all()
+        and (found[picked].argmax(-1) == np.stack(plain).argmax(-1)).all()
+    )
+    effect = float(np.abs(found - evaluator.outputs(parent, [parent], span)).max())
+    assert worst <= 1e-5, worst
+    assert same
+    assert effect > 1e-3, effect
+    done = counted(score)
+    needed = least(model, shape, data.batches, parent, children)
+
+    def ratio(other: str) -> float:
+        return statistics.median(x / c for x, c in zip(times[other], times["c"], strict=True))
+
+    each = [done / len(children) / seconds for seconds in times["c"]]
+    return {
+        "children": len(children),
+        "removed": len(parent),
+        "seconds_a_mask": times,
+        "masks_a_second": {way: 1 / statistics.median(times[way]) for way in times},
+        "over_a": ratio("a"),
+        "over_b": ratio("b"),
+        "operations_over_least": done / needed,
+        "share_of_peak": statistics.median(x / y for x, y in zip(each, peaks, strict=True)),
+        "peak_gigaflops": statistics.median(peaks) / 1e9,
+        "largest_difference": worst,
+        "largest_effect": effect,
+        "cache_mb": evaluator.cache.used_bytes / 1e6,
+        "process_peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("assets", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--models", nargs="*", choices=list(SHAPES), default=list(SHAPES))
+    parser.add_argument("--repetitions", type=int, default=3)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    rows: list[dict[str, Any]] = []
+    for name in options.models:
+        model, data = load(name, options.assets)
+        tokens = sum(int(batch.arrays["attention_mask"].sum()) for batch in data.batches)
+        positions = sum(batch.examples * batch.tokens for batch in data.batches)
+        from headsearch.model.families import head_map
+
+        shape = head_map(model)
+        for share in REMOVED:
+            parent = parent_of(shape, share)
+            for work, children in (
+                ("single removals", singles_of(shape, parent)),
+                ("macro ladder", ladder_of(shape, parent)),
+            ):
+                row = {
+                    "model": name,
+                    "work": work,
+                    "share_removed": share,
+                    "examples": data.examples,
+                    "tokens": tokens,
+                    "padding": 1 - tokens / positions,
+                    "padding_at_128": 1 - tokens / (PADDED * data.examples),
+                    **compare(model, data, parent, children, options.repetitions),
+                }
+                rows.append(row)
+                print(
+                    json.dumps({k: v for k, v in row.items() if k != "seconds_a_mask"}), flush=True
+                )
+                options.out.write_text(json.dumps({**provenance(), "rows": rows}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
