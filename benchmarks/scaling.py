@@ -254,7 +254,34 @@ def real(
             }
             rows.append(row)
             print({key: value for key, value in row.items() if key != "runs"}, flush=True)
-            out.write_text(json.dumps({**provenance(), "rows": rows}, indent=1) + "\n")
+            report = {**provenance(), "together": together(rows), "rows": rows}
+            out.write_text(json.dumps(report, indent=1) + "\n")
+    print(together(rows))
+
+
+def together(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the ratios of all repetitions' seconds together, by model and examples."""
+    found = []
+    for model, size in sorted({(r["model"], r["runs"]["ray 1"]["examples"]) for r in rows}):
+        runs = [
+            r["runs"] for r in rows if (r["model"], r["runs"]["ray 1"]["examples"]) == (model, size)
+        ]
+        one, two, alone = (
+            sum(run[what]["seconds"] for run in runs) for what in ("ray 1", "ray 2", "inline")
+        )
+        beside = sum(each["seconds"] for run in runs for each in run["two inline"])
+        speed_up, ceiling = one / two, 4 * alone / beside
+        found.append(
+            {
+                "model": model,
+                "examples": size,
+                "repetitions": len(runs),
+                "speed_up": speed_up,
+                "machine_speed_up": ceiling,
+                "share_of_the_machines": speed_up / ceiling,
+            }
+        )
+    return found
 
 
 # Simulated clusters
