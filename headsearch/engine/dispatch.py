@@ -128,6 +128,8 @@ class Dispatcher:
         ]
         self._wants = {want.key: want for want in wants}
         self._recall(wants)
+        if self._ends_soon(wants):
+            ahead = tuple
         self._ahead = Ahead(self._sources(wants, ahead), self._places, self._cut_small)
         self._thought(asks)
         unfinished, changed = set(self._wants), wants
@@ -149,6 +151,15 @@ class Dispatcher:
         finally:
             self._ahead = self._nothing_ahead()
             self._wants, self._expected = {}, {}
+
+    def _ends_soon(self, wants: Sequence[Want]) -> bool:
+        """Whether gradients keep all workers busy but for a moment at the end.
+
+        What is asked next depends on them, so what a worker could compute in that moment is rarely
+        of use, and holds up what is asked. Where workers outnumber the jobs it is worth it.
+        """
+        jobs = len(wants) * len(self._layout.pieces)
+        return wants[0].ask.kind == GRADIENTS and jobs >= 2 * self._workers.plan.workers
 
     def _recall(self, wants: Sequence[Want]) -> None:
         """Take what the memo has."""

@@ -381,9 +381,7 @@ class _Search:
         wanted = list(dict.fromkeys(states))
         self.measured.update(wanted)
         asks = [Ask(GRADIENTS, state, (state,)) for state in wanted]
-        # Nothing ahead: where a rollout goes next depends on them, and it goes on past all that is
-        # on the frontier by now, so that singles of those states are hardly ever asked for.
-        answers = self.oracle.ask(asks)
+        answers = self.oracle.ask(asks, self._next_singles)
         return {state: answer[0] for state, answer in zip(wanted, answers, strict=True)}
 
     # Shared parts
