@@ -1,9 +1,11 @@
 """Scores HeadSets on a shard: a child starts where it first differs from its parent.
 
 Layers below the first changed one are the parent's. At that layer the context of the heads that
-the child keeps is the parent's too. Removed heads are not computed, and in the last layer only the
-first token is, which is all that the classifier reads. The result equals the plain path
-(`model.plain`) up to rounding.
+the child keeps is the parent's too. Children that differ from their parent at one layer first are
+then a trie: as far up as they keep the same heads they are computed once, and where they part they
+share each head's context. Removed heads are not computed, and in the last layer only the first
+token is, which is all that the classifier reads. The result equals the plain path (`model.plain`)
+up to rounding.
 
 A score is a function of its HeadSet alone, to the last bit: of no parent, sibling, shard or cache.
 Every product has the shape that it would have if the child were computed by itself from the
@@ -91,8 +93,10 @@ class Evaluator:
             batch = self._batches[number]
             logits: list[Tensor | None] = [None] * len(children)
             for layer, state in self._walk(parent, number, batch, last=max(groups, default=0)):
-                for i in groups.get(layer, []):
-                    logits[i] = self._from(parent, children[i], layer, state, batch).float()
+                if layer not in groups:
+                    continue
+                known = self._known(parent, layer, state)
+                self._descend(children, groups[layer], layer, state.hidden, known, batch, logits)
             parts.append(torch.stack([row for row in logits if row is not None]).cpu())
         return torch.cat(parts, dim=1).numpy()
 
@@ -134,11 +138,18 @@ class Evaluator:
                 if not self.cache.has_room(parent, sum(s.nbytes for s in keep)):
                     keep = None
             yield layer, state
-            hidden = self._finish(parent, state, layer)
+            if layer < last:
+                hidden = self._finish(parent, state, layer)
         if last == self.shape.layers:
             yield last, LayerState(hidden, hidden)
         if keep is not None and len(keep) > len(trace):
             self.cache.put(parent, number, keep)
+
+    def _known(self, parent: HeadSet, layer: int, state: LayerState) -> dict[int, Tensor]:
+        """Return the contexts of the parent's heads at a layer, by head."""
+        if layer == self.shape.layers:
+            return {}
+        return _by_head(self.shape.kept(parent, layer), state.context)
 
     def _finish(self, heads: HeadSet, state: LayerState, layer: int) -> Tensor:
         projected = self._layers[layer].project(state.context, self.shape.kept(heads, layer))
@@ -146,36 +157,61 @@ class Evaluator:
 
     # The children
 
-    def _from(
-        self, parent: HeadSet, child: HeadSet, first: int, state: LayerState, batch: Batch
-    ) -> Tensor:
-        """Return the logits of a child that differs from its parent from a layer on."""
-        if first == self.shape.layers:  # the parent itself
-            return self._family.classify(self._model, state.hidden)
-        mask = self._mask(batch)
-        hidden = state.hidden
-        for layer in range(first, self.shape.layers):
-            heads = self.shape.kept(child, layer)
-            if layer == first:
-                context = self._of_parent(parent, heads, layer, state, mask)
-            else:
-                context = self._attend(layer, hidden, heads, mask)
-            hidden = self._finish(child, LayerState(hidden, context), layer)
-        return self._family.classify(self._model, hidden)
-
-    def _of_parent(
+    def _descend(
         self,
-        parent: HeadSet,
-        heads: tuple[int, ...],
+        children: Sequence[HeadSet],
+        members: list[int],
         layer: int,
-        state: LayerState,
-        mask: Tensor | None,
+        hidden: Tensor,
+        contexts: dict[int, Tensor],
+        batch: Batch,
+        logits: list[Tensor | None],
+    ) -> None:
+        """Compute the logits of children that are alike below a layer, as a trie of their layers.
+
+        Where children keep the same heads of a layer too, they stay together; where they part, they
+        still share the context of each head.
+
+        Args:
+            children: all children of the item.
+            members: positions of those that this is about.
+            layer: where they may begin to differ.
+            hidden: its input, the same for all of them.
+            contexts: {head: context} as far as known there.
+            batch: whose mask applies.
+            logits: where to put results, by position.
+        """
+        while True:
+            if layer == self.shape.layers:
+                result = self._family.classify(self._model, hidden).float()
+                for i in members:
+                    logits[i] = result
+                return
+            parts: dict[tuple[int, ...], list[int]] = {}
+            for i in members:
+                parts.setdefault(self.shape.kept(children[i], layer), []).append(i)
+            missing = sorted({head for heads in parts for head in heads} - contexts.keys())
+            if missing:
+                computed = self._attend(layer, hidden, tuple(missing), self._mask(batch))
+                contexts |= _by_head(missing, computed)
+            if len(parts) > 1:
+                break
+            hidden = self._step(layer, hidden, contexts, next(iter(parts)))
+            layer, contexts = layer + 1, {}
+        for heads, part in parts.items():
+            following = self._step(layer, hidden, contexts, heads)
+            self._descend(children, part, layer + 1, following, {}, batch, logits)
+
+    def _step(
+        self, layer: int, hidden: Tensor, contexts: dict[int, Tensor], heads: tuple[int, ...]
     ) -> Tensor:
-        """Return the context of a child's heads, which the parent has but for restored heads."""
-        places = {head: place for place, head in enumerate(self.shape.kept(parent, layer))}
-        if all(head in places for head in heads):
-            return state.context[:, :, [places[head] for head in heads]]
-        return self._attend(layer, state.hidden, heads, mask)
+        """Return a layer's output with the given heads, whose contexts are known."""
+        if heads:
+            context = torch.cat([contexts[head] for head in heads], dim=2)
+        else:
+            context = self._attend(layer, hidden, (), None)
+        projected = self._layers[layer].project(context, heads)
+        return self._layers[layer].finish(projected, hidden[:, : projected.shape[1]])
 
     # Shared parts
 
@@ -247,3 +283,8 @@ class Evaluator:
         if result.shape[1] > 1:
             result -= result.mean(axis=1, keepdims=True)
         return result
+
+
+def _by_head(heads: Sequence[int], context: Tensor) -> dict[int, Tensor]:
+    """Return {head: its context, (examples, query tokens, 1, head size)}."""
+    return {head: context[:, :, place : place + 1] for place, head in enumerate(heads)}

@@ -230,6 +230,20 @@ def test_what_is_under_way_for_nobody_is_waited_for_when_it_is_asked_for() -> No
     assert dispatcher.counts.used > 0
 
 
+@pytest.mark.parametrize(("workers", "expected"), [(2, False), (40, True)])
+def test_nothing_is_computed_ahead_of_gradients_that_keep_all_workers_busy(
+    workers: int, expected: bool
+) -> None:
+    recording = Recording(simulated(workers, 2))
+    dispatcher = Dispatcher(recording, MemoryStore(), SHAPE)
+    try:
+        dispatcher.ask([ask(1)])  # now it is known how long work takes
+        dispatcher.ask([Ask(GRADIENTS, HeadSet(), (HeadSet(),))], lambda: [ask(*range(2, 9))])
+    finally:
+        recording.close()
+    assert any(job.speculative for job in recording.sent) == expected
+
+
 def items_of(states: Sequence[HeadSet], workers: int, seconds: float) -> list[int]:
     """How many states each item of an ask has, where scoring one of them takes so long."""
     made = plan(workers, 1)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from headsearch.heads import HeadSet
 from headsearch.model.bundle import bundle, rebuild
@@ -13,6 +15,7 @@ from headsearch.model.gate import gates
 from headsearch.model.plain import plain_outputs
 from headsearch.scoring.evaluator import Evaluator
 from headsearch.scoring.item import GRADIENTS, OUTPUTS, WorkItem
+from headsearch.scoring.layers import FusedLayer
 from headsearch.task.batches import Span
 from tests.tiny import SPECS, tiny_data, tiny_model
 
@@ -89,6 +92,37 @@ def test_heads_have_effects_here_too(model: nn.Module) -> None:
     states = [HeadSet(), *(HeadSet.of([j]) for j in range(12))]
     found = evaluator_of(model, data).outputs(HeadSet(), states, Span(0, 5))
     assert (np.abs(found[1:] - found[0]).max(axis=(1, 2)) > 1e-4).all()
+
+
+def test_what_children_have_in_common_is_computed_once(
+    model: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tiny_data(model)
+    heads, layers = [0], [0]
+    attend, project = FusedLayer.attend, FusedLayer.project
+
+    def counting_attend(
+        self: FusedLayer, hidden: Tensor, asked: tuple[int, ...], *rest: Any, **named: Any
+    ) -> Tensor:
+        heads[0] += len(asked)
+        return attend(self, hidden, asked, *rest, **named)
+
+    def counting_project(self: FusedLayer, *arguments: Any) -> Tensor:
+        layers[0] += 1
+        return project(self, *arguments)
+
+    # Of three layers of four heads: all are alike in the first, two by two in the second.
+    children = [HeadSet.of(some) for some in ([0], [0, 4], [0, 4, 8], [0, 8])]
+    evaluator, span = evaluator_of(model, data), Span(0, 1)
+    alone = [evaluator.outputs(child, [child], span)[0] for child in children]
+    fresh = evaluator_of(model, data)
+    monkeypatch.setattr(FusedLayer, "attend", counting_attend)
+    monkeypatch.setattr(FusedLayer, "project", counting_project)
+    found = fresh.outputs(HeadSet(), children, span)
+    np.testing.assert_array_equal(found, alone)
+    assert layers == [1 + 2 + 4]
+    # The parent's in the first layer; then each head once for all that come to it alike.
+    assert heads == [4 + 4 + 2 * 4]
 
 
 def test_shards_give_the_same_bits_as_the_whole(model: nn.Module) -> None:
