@@ -43,7 +43,7 @@ class Slow(ScoringActor):
 
 
 class Slower(Slow):
-    seconds = 0.05
+    seconds = 0.07
 
 
 class SlowWorkers(RayWorkers):
