@@ -152,6 +152,11 @@ class Dispatcher:
             self._ahead = self._nothing_ahead()
             self._wants, self._expected = {}, {}
 
+    @property
+    def _crew(self) -> int:
+        """How many workers there are, or are still to come up."""
+        return max(self.scheduler.live_workers, self._workers.plan.workers)
+
     def _ends_soon(self, wants: Sequence[Want]) -> bool:
         """Whether gradients keep all workers busy but for a moment at the end.
 
@@ -159,7 +164,7 @@ class Dispatcher:
         of use, and holds up what is asked. Where workers outnumber the jobs it is worth it.
         """
         jobs = len(wants) * len(self._layout.pieces)
-        return wants[0].ask.kind == GRADIENTS and jobs >= 2 * self._workers.plan.workers
+        return wants[0].ask.kind == GRADIENTS and jobs >= 2 * self._crew
 
     def _recall(self, wants: Sequence[Want]) -> None:
         """Take what the memo has."""
@@ -220,7 +225,7 @@ class Dispatcher:
             if want.requested < want.needed:
                 groups.setdefault((id(want.ask), want.requested, want.needed), []).append(want)
                 want.requested = want.needed
-        workers = max(self.scheduler.live_workers, self._workers.plan.workers)
+        workers = self._crew
         for (_, first, stop), members in groups.items():
             places = range(rounds[first].start, rounds[stop - 1].stop)
             load = sum(self._layout.pieces[place].load for place in places)

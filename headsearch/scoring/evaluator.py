@@ -92,11 +92,12 @@ class Evaluator:
         for number in range(span.first, span.stop):
             batch = self._batches[number]
             logits: list[Tensor | None] = [None] * len(children)
+            mask = self._mask(batch)
             for layer, state in self._walk(parent, number, batch, last=max(groups, default=0)):
                 if layer not in groups:
                     continue
                 known = self._known(parent, layer, state)
-                self._descend(children, groups[layer], layer, state.hidden, known, batch, logits)
+                self._descend(children, groups[layer], layer, state.hidden, known, mask, logits)
             parts.append(torch.stack([row for row in logits if row is not None]).cpu())
         return torch.cat(parts, dim=1).numpy()
 
@@ -129,9 +130,14 @@ class Evaluator:
             return
         keep: Trace | None = list(trace)
         mask = self._mask(batch)
-        hidden = self._finish(parent, trace[-1], len(trace) - 1) if trace else self._embed(batch)
+        if trace:
+            top = len(trace) - 1
+            hidden = self._finish(self.shape.kept(parent, top), trace[top], top)
+        else:
+            hidden = self._embed(batch)
         for layer in range(len(trace), min(last, self.shape.layers - 1) + 1):
-            context = self._attend(layer, hidden, self.shape.kept(parent, layer), mask)
+            kept = self.shape.kept(parent, layer)
+            context = self._attend(layer, hidden, kept, mask)
             state = LayerState(hidden, context)
             if keep is not None:
                 keep.append(state)
@@ -139,7 +145,7 @@ class Evaluator:
                     keep = None
             yield layer, state
             if layer < last:
-                hidden = self._finish(parent, state, layer)
+                hidden = self._finish(kept, state, layer)
         if last == self.shape.layers:
             yield last, LayerState(hidden, hidden)
         if keep is not None and len(keep) > len(trace):
@@ -151,8 +157,9 @@ class Evaluator:
             return {}
         return _by_head(self.shape.kept(parent, layer), state.context)
 
-    def _finish(self, heads: HeadSet, state: LayerState, layer: int) -> Tensor:
-        projected = self._layers[layer].project(state.context, self.shape.kept(heads, layer))
+    def _finish(self, kept: tuple[int, ...], state: LayerState, layer: int) -> Tensor:
+        """Return a layer's output with the heads whose contexts the state has."""
+        projected = self._layers[layer].project(state.context, kept)
         return self._layers[layer].finish(projected, state.hidden[:, : projected.shape[1]])
 
     # The children
@@ -164,7 +171,7 @@ class Evaluator:
         layer: int,
         hidden: Tensor,
         contexts: dict[int, Tensor],
-        batch: Batch,
+        mask: Tensor | None,
         logits: list[Tensor | None],
     ) -> None:
         """Compute the logits of children that are alike below a layer, as a trie of their layers.
@@ -178,7 +185,7 @@ class Evaluator:
             layer: where they may begin to differ.
             hidden: its input, the same for all of them.
             contexts: {head: context} as far as known there.
-            batch: whose mask applies.
+            mask: see `_mask`.
             logits: where to put results, by position.
         """
         while True:
@@ -192,7 +199,7 @@ class Evaluator:
                 parts.setdefault(self.shape.kept(children[i], layer), []).append(i)
             missing = sorted({head for heads in parts for head in heads} - contexts.keys())
             if missing:
-                computed = self._attend(layer, hidden, tuple(missing), self._mask(batch))
+                computed = self._attend(layer, hidden, tuple(missing), mask)
                 contexts |= _by_head(missing, computed)
             if len(parts) > 1:
                 break
@@ -200,7 +207,7 @@ class Evaluator:
             layer, contexts = layer + 1, {}
         for heads, part in parts.items():
             following = self._step(layer, hidden, contexts, heads)
-            self._descend(children, part, layer + 1, following, {}, batch, logits)
+            self._descend(children, part, layer + 1, following, {}, mask, logits)
 
     def _step(
         self, layer: int, hidden: Tensor, contexts: dict[int, Tensor], heads: tuple[int, ...]
@@ -210,8 +217,7 @@ class Evaluator:
             context = torch.cat([contexts[head] for head in heads], dim=2)
         else:
             context = self._attend(layer, hidden, (), None)
-        projected = self._layers[layer].project(context, heads)
-        return self._layers[layer].finish(projected, hidden[:, : projected.shape[1]])
+        return self._finish(heads, LayerState(hidden, context), layer)
 
     # Shared parts
 
