@@ -13,7 +13,12 @@ import headsearch
 from headsearch.cli import cli
 
 ROOT = Path(__file__).parent.parent
+BENCHMARK = re.compile(r"`python -m benchmarks\.(\w+)([^`]*)`")
 PAGES = [ROOT / "README.md", ROOT / "cluster" / "README.md"]
+
+
+def options(text: str) -> set[str]:
+    return set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
@@ -29,7 +34,10 @@ def test_commands_and_options_are_real(page: Path) -> None:
     known = {"--help", "--head", "--port", "--address", "--dashboard-host", "--version"}
     for command in cli.commands.values():
         known |= {o for p in command.params if isinstance(p, click.Option) for o in p.opts}
-    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text)) <= known
+    for module, rest in re.findall(BENCHMARK, text):
+        source = (ROOT / "benchmarks" / f"{module}.py").read_text()
+        assert options(rest) <= set(re.findall(r'add_argument\("(--[a-z-]+)"', source)), module
+    assert options(re.sub(BENCHMARK, "", text)) <= known
     called = re.findall(r"^ +headsearch (\w+)", text, flags=re.MULTILINE)
     assert set(called) <= set(cli.commands)
 
