@@ -44,7 +44,7 @@ def main() -> None:
     task = load_task(config)
     report: dict[str, Any] = {"made_with": machine(), "loaded_mb": peak_mb()}
     executor = engines.start(engines.choose(config, task), config, task)
-    evaluator: Evaluator = executor._evaluator  # type: ignore[attr-defined]
+    evaluator: Evaluator = executor._evaluator
     batches, root = len(task.data.batches), HeadSet()
     evaluator.outputs(root, [HeadSet.of([task.shape.total - 1])], Span(0, batches))
     report["cache_filled_mb"] = peak_mb()

@@ -249,7 +249,7 @@ def replay(
     workers = SimulatedWorkers(
         plan,
         Costs(costs.seconds, trace_bytes, call=costs.call + latency, send=send),
-        compute,  # type: ignore[arg-type]
+        compute,
     )
     dispatcher = Dispatcher(workers, MemoryStore(), log.shape)
     first = 0.0

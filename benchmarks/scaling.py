@@ -43,9 +43,10 @@ from benchmarks.replay import CostModel, Log, Recorder, Watched, fit, replay
 from headsearch.engine.dispatch import Dispatcher
 from headsearch.engine.executor import Plan
 from headsearch.heads import HeadMap, HeadSet
-from headsearch.search.astar import Rollout, Settings, search
+from headsearch.search.astar import Settings, search
 from headsearch.search.guides import Michel
 from headsearch.search.problem import GRADIENTS, Ask, Problem, Ready
+from headsearch.search.rollouts import Rollout
 from headsearch.task.batches import Batch, BatchedData, _cuts, round_of
 from headsearch.task.metric import make_objective
 from headsearch.task.shards import lay_out
@@ -135,7 +136,7 @@ def one(
             inner = RayWorkers(bundle, data, plan)
         memo = open_memo(inner, path, "f")
         watched = Watched(inner)
-        dispatcher = Dispatcher(watched, memo, shape)  # type: ignore[arg-type]
+        dispatcher = Dispatcher(watched, memo, shape)
         # Until all workers are up: what is asked here is asked by no search.
         number = 0
         while dispatcher.scheduler.live_workers < workers or number == 0:

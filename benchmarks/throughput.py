@@ -30,17 +30,23 @@ from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.common import provenance
 from headsearch.heads import HeadMap, HeadSet
+from headsearch.model.checkpoint import load_model
+from headsearch.model.families import head_map
 from headsearch.model.plain import plain_outputs
+from headsearch.run.config import RunConfig
+from headsearch.run.prepare import load_data
 from headsearch.scoring.cache import ParentCache
 from headsearch.scoring.evaluator import DEFAULT_CACHE_BYTES, Evaluator
-from headsearch.task.batches import Batch, BatchedData, Span
+from headsearch.task.batches import Batch, BatchedData, Span, tokenise
 
-# Layers, heads, hidden; examples scored, which fewer masks a second than of MiniLM allow.
+# Layers, heads, hidden size.
 SHAPES = {"MiniLM": (6, 12, 384), "BERT-base": (12, 12, 768), "BERT-large": (24, 16, 1024)}
+# How many examples are scored: fewer where a mask takes longer.
 EXAMPLES = {"MiniLM": 192, "BERT-base": 64, "BERT-large": 32}
 REMOVED = (0.0, 0.25, 0.5)
 RUNGS = (1, 2, 3, 5, 8, 12, 18, 26)  # heads removed by the macro ladder beyond its parent
@@ -50,13 +56,6 @@ PEAK_SIZE = 2048
 
 def load(model: str, assets: Path) -> tuple[Any, BatchedData]:
     """Return a model and its batches."""
-    import transformers
-
-    from headsearch.model.checkpoint import load_model
-    from headsearch.run.config import RunConfig
-    from headsearch.run.prepare import load_data
-    from headsearch.task.batches import tokenise
-
     config = RunConfig(
         model=str(assets / "model"), data=str(assets / "search.csv"), max_examples=EXAMPLES[model]
     )
@@ -109,40 +108,26 @@ def sample_of(shape: HeadMap, parent: HeadSet, children: Sequence[HeadSet]) -> l
     return chosen[:: max(1, len(chosen) // 4)]
 
 
-def least(
-    model: Any, shape: HeadMap, batches: Sequence[Batch], parent: HeadSet, states: list[HeadSet]
-) -> float:
+def least(model: Any, shape: HeadMap, batches: Sequence[Batch], states: Sequence[HeadSet]) -> float:
     """Return the least operations of all linear layers: 2 for each weight and row.
 
-    The parent's layers up to the last that a child starts from, once; each child from the context
-    of its first changed layer up. Removed heads and, in the last layer, all queries but the first
-    token's cost nothing.
+    A layer is computed once for all states that keep the same heads of the layers below, each head
+    of it that any of them keeps once, and what comes after attention once for each way to keep its
+    heads. In the last layer there are queries of the first token alone.
     """
     hidden, inner = model.config.hidden_size, model.config.intermediate_size
     size = hidden // model.config.num_attention_heads
-    firsts = [shape.first_layer(parent ^ state) for state in states]
+    kept = [[shape.kept(state, layer) for layer in range(shape.layers)] for state in states]
+    rows = sum(batch.examples * batch.tokens for batch in batches)
+    examples = sum(batch.examples for batch in batches)
     total = 0.0
-    for batch in batches:
-        rows, firstonly = batch.examples * batch.tokens, batch.examples
-
-        def attend(state: HeadSet, layer: int, rows: int = rows, one: int = firstonly) -> float:
-            width = len(shape.kept(state, layer)) * size
-            queries = one if layer == shape.layers - 1 else rows
-            return 2.0 * hidden * width * (queries + 2 * rows)
-
-        def finish(state: HeadSet, layer: int, rows: int = rows, one: int = firstonly) -> float:
-            width = len(shape.kept(state, layer)) * size
-            queries = one if layer == shape.layers - 1 else rows
-            return 2.0 * queries * (width * hidden + 2 * hidden * inner)
-
-        for layer in range(max(firsts) + 1):
-            total += attend(parent, layer)
-            total += finish(parent, layer) if layer < max(firsts) else 0.0
-        for state, first in zip(states, firsts, strict=True):
-            total += sum(attend(state, layer) for layer in range(first + 1, shape.layers))
-            total += sum(finish(state, layer) for layer in range(first, shape.layers))
-            total += 2.0 * firstonly * hidden * (hidden + model.config.num_labels)
-    return total
+    for layer in range(shape.layers):
+        queries = examples if layer == shape.layers - 1 else rows
+        heads = {(*path[:layer], head) for path in kept for head in path[layer]}
+        total += 2.0 * hidden * size * len(heads) * (queries + 2 * rows)
+        for path in {tuple(path[: layer + 1]) for path in kept}:
+            total += 2.0 * queries * hidden * (len(path[layer]) * size + 2 * inner)
+    return total + 2.0 * len(states) * examples * hidden * (hidden + model.config.num_labels)
 
 
 def counted(run: Callable[[], Any]) -> float:
@@ -213,7 +198,7 @@ def compare(
     assert same
     assert effect > 1e-3, effect
     done = counted(score)
-    needed = least(model, shape, data.batches, parent, children)
+    needed = least(model, shape, data.batches, children)
 
     def ratio(other: str) -> float:
         return statistics.median(x / c for x, c in zip(times[other], times["c"], strict=True))
@@ -249,8 +234,6 @@ def main() -> None:
         model, data = load(name, options.assets)
         tokens = sum(int(batch.arrays["attention_mask"].sum()) for batch in data.batches)
         positions = sum(batch.examples * batch.tokens for batch in data.batches)
-        from headsearch.model.families import head_map
-
         shape = head_map(model)
         for share in REMOVED:
             parent = parent_of(shape, share)

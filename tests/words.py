@@ -70,7 +70,7 @@ def trained_model(seed: int = 0) -> nn.Module:
         optimizer.zero_grad()
         model(**inputs, labels=target).loss.backward()
         optimizer.step()
-    return model.eval()  # type: ignore[no-any-return]
+    return model.eval()
 
 
 def save_folder(folder: Path, model: Any) -> Path:

@@ -7,7 +7,6 @@ compute what is likely to be asked next, and what another search stored is used 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -15,30 +14,16 @@ from itertools import islice
 import numpy as np
 
 from headsearch.engine.ahead import ASKS_AHEAD, Ahead
+from headsearch.engine.cutting import Cutter
 from headsearch.engine.executor import Job, Workers
 from headsearch.engine.scheduler import SEND_SECONDS, Scheduler
 from headsearch.engine.wants import Key, Want, key_of
 from headsearch.heads import HeadMap
 from headsearch.memo.codec import array_head
 from headsearch.memo.store import Block, MemoStore
-from headsearch.scoring.item import GRADIENTS, OUTPUTS, WorkItem
+from headsearch.scoring.item import GRADIENTS, OUTPUTS
 from headsearch.search.problem import Ask, Ready
 
-# Most children of one item; a parent's own forward, which every item may have to repeat, is then
-# a small part of the work. More only where they are known to take no longer than so many seconds:
-# as much may be lost with a worker.
-ITEM_CHILDREN = 16
-MOST_CHILDREN = 64
-ITEM_SECONDS = 2.0
-# Where there are many workers, items are made smaller, the more so the less of an ask is left, so
-# that all workers come to its end at about the same time (factoring: Hummel, Schonberg and Flynn,
-# CACM 1992). The first are 1 / FIRST of what a worker gets of the ask in all, the last 1 / LAST; a
-# worker then gets about FIRST * (1 + ln(LAST / FIRST)) of them.
-FIRST, LAST = 3, 32
-# Where sending so many to each worker would take longer than the work itself, all are of one size:
-# n calls take n * SEND_SECONDS one after the other, and the last of them work / n when it comes to
-# its worker, in all the least at n = sqrt(work / SEND_SECONDS).
-JOBS_PER_WORKER = 8
 # Work that nobody asked for yet comes in small jobs: what is asked for must not wait behind it.
 SPECULATIVE_SECONDS = 0.1
 # Where a search thinks longer than so many seconds, workers get work for that long; if it is so
@@ -88,7 +73,6 @@ class Dispatcher:
         self._workers, self._memo, self._shape = workers, memo, shape
         self._layout = layout = workers.plan.layout
         self._on_result = on_result
-        self._place_of = {piece: place for place, piece in enumerate(layout.pieces)}
         self._shares = [layout.rows_of(piece.span) / layout.rows for piece in layout.pieces]
         # Pieces by shard, the heaviest shards first: an ask is over when its longest job is.
         loads = layout.load_of_shard
@@ -96,11 +80,8 @@ class Dispatcher:
         self._places: dict[int, list[int]] = {shard: [] for shard in shards}
         for place, piece in enumerate(layout.pieces):
             self._places[piece.shard].append(place)
-        self._next_job = 0
         self._wants: dict[Key, Want] = {}
         self._given: dict[Key, int] = {}  # rounds that the search was given already
-        self._under_way: dict[Key, int] = {}  # pieces that wait or are in flight, as bits
-        self._of_job: dict[int, list[Want]] = {}  # what jobs that are under way were cut from
         self._unasked: dict[Key, int] = {}  # pieces computed ahead and not asked for, as bits
         self._refused: set[Key] = set()  # what could not be computed ahead
         self._expected: dict[Key, Want] = {}  # what may be asked next
@@ -110,6 +91,7 @@ class Dispatcher:
         self._thinks: dict[tuple[str, bool, bool], float] = {}  # seconds thought after each sort
         self.counts = Counts()
         self.scheduler = Scheduler(workers, lambda shard: self._ahead.job(shard), self._may_drop)
+        self._cutter = Cutter(layout, self.scheduler.seconds)
 
     def ask(
         self,
@@ -230,79 +212,14 @@ class Dispatcher:
             places = range(rounds[first].start, rounds[stop - 1].stop)
             load = sum(self._layout.pieces[place].load for place in places)
             cost = sum(want.passes for want in members) * load
-            for job in self._cut(members, places, *self._sizes(cost, workers)):
+            for job in self._cutter.cut(members, places, *self._cutter.sizes(cost, workers)):
                 self.scheduler.submit(job)
-
-    def _sizes(self, cost: float, workers: int) -> tuple[float, float]:
-        """Return the costs of the first and of the last jobs that an ask is cut into."""
-        share, each = cost / workers, self.scheduler.seconds(1.0)
-        if workers == 1:  # nobody to wait for at the end
-            return share, share
-        if each and share * each < JOBS_PER_WORKER * workers * SEND_SECONDS:
-            size = math.sqrt(cost * SEND_SECONDS / each)
-            return size, size
-        return share / FIRST, share / LAST
-
-    def _cut(
-        self,
-        wants: Sequence[Want],
-        places: Iterable[int],
-        most: float,
-        least: float,
-        speculative: bool = False,
-    ) -> Iterator[Job]:
-        """Make jobs of states of one ask, for what is not there or under way.
-
-        Args:
-            wants: the states.
-            places: pieces that they are wanted on.
-            most: cost that a job should not exceed, times the share of the states that are left;
-                it may, if it is of one state.
-            least: cost that a job may have however few are left.
-            speculative: see `Job`.
-        """
-        ordered = sorted(wants, key=lambda want: want.first_layer)
-        passes = sum(want.passes for want in wants) / len(wants)
-        each = self.scheduler.seconds(1.0)
-        items: dict[tuple[int, int], tuple[list[Want], WorkItem, float]] = {}
-        for place in places:
-            piece, bit = self._layout.pieces[place], 1 << place
-            child = passes * piece.load
-            limit = ITEM_CHILDREN
-            if each:
-                limit = min(MOST_CHILDREN, max(limit, int(ITEM_SECONDS / (each * child))))
-            start = stop = 0
-            while stop < len(ordered):
-                start, left = stop, 1 - stop / len(ordered)
-                stop += min(limit, max(1, int(max(most * left, least) / child)))
-                missing = [
-                    want
-                    for want in ordered[start:stop]
-                    if not (want.there | self._under_way.get(want.key, 0)) & bit
-                ]
-                if not missing:
-                    continue
-                for want in missing:
-                    self._under_way[want.key] = self._under_way.get(want.key, 0) | bit
-                # Mostly, all pieces miss the same states.
-                same, item, cost = items.get((start, stop), ([], None, 0.0))
-                if item is None or same != missing:
-                    item, cost = _item(missing), sum(want.passes for want in missing)
-                    items[start, stop] = (missing, item, cost)
-                number = self._next_job
-                self._next_job += 1
-                self._of_job[number] = missing
-                yield Job(number, item, piece, cost * piece.load, speculative)
 
     def _collect(self) -> list[Want]:
         """Wait for jobs, store what they computed, and return the wants that gained by it."""
         blocks, gained = list[Block](), dict[Key, Want]()
         for job, arrays in self.scheduler.collect():
-            kind, place, wants = (
-                job.item.kind,
-                self._place_of[job.piece],
-                self._of_job.pop(job.number),
-            )
+            kind, place, wants = job.item.kind, self._cutter.place_of(job), self._cutter.end(job)
             amount = self._shares[place] * len(wants)
             if kind == OUTPUTS:
                 self.counts.computed += amount
@@ -317,7 +234,6 @@ class Dispatcher:
             blocks.append(Block(kind, span.first, span.stop, states, head, stack.tobytes()))
             for cut_from, array in zip(wants, arrays, strict=True):
                 key = cut_from.key
-                self._arrived(key, bit)
                 want = self._wants.get(key)
                 if want is not None:
                     want.take(place, array)
@@ -330,21 +246,12 @@ class Dispatcher:
         self._on_result(self.counts)
         return list(gained.values())
 
-    def _arrived(self, key: Key, bit: int) -> None:
-        left = self._under_way[key] & ~bit
-        if left:
-            self._under_way[key] = left
-        else:
-            del self._under_way[key]
-
     def _may_drop(self, job: Job) -> bool:
         """Drop a job that can't be computed, if it is one that nobody asked for."""
-        keys = [want.key for want in self._of_job[job.number]]
+        keys = [want.key for want in self._cutter.wants_of(job)]
         if not job.speculative or any(key in self._wants for key in keys):
             return False
-        del self._of_job[job.number]
-        for key in keys:
-            self._arrived(key, 1 << self._place_of[job.piece])
+        self._cutter.end(job)
         self._refused.update(keys)
         return True
 
@@ -398,14 +305,7 @@ class Dispatcher:
         if wants[0].ask.decide is None:  # in any order: the longest first
             pieces = self._layout.pieces
             places = sorted(places, key=lambda place: (-pieces[place].load, place))
-        return self._cut(wants, places, size, size, True)
+        return self._cutter.cut(wants, places, size, size, True)
 
     def _nothing_ahead(self) -> Ahead:
         return Ahead(iter(()), self._places, self._cut_small)
-
-
-def _item(wants: Sequence[Want]) -> WorkItem:
-    ask = wants[0].ask
-    if ask.kind == GRADIENTS:
-        return WorkItem(GRADIENTS, wants[0].state)
-    return WorkItem(OUTPUTS, ask.parent, tuple(want.state for want in wants))

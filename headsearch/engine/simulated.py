@@ -11,6 +11,7 @@ import heapq
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from time import perf_counter
 from typing import Any
@@ -108,7 +109,7 @@ class SimulatedWorkers:
         for slot in range(plan.workers):
             self._come_up(slot, 0.0)
         for when, slot in deaths:
-            self._at(when, lambda at, slot=slot: self._die(slot, at))  # type: ignore[misc]
+            self._at(when, partial(self._die, slot))
 
     def send(self, slot: int, call: int, jobs: Sequence[Job]) -> None:
         """See `Workers.send`."""

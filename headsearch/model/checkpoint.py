@@ -53,6 +53,7 @@ def load_model(name: str) -> tuple[nn.Module, Any]:
 
 
 def _load_stock(name: str) -> nn.Module:
+    model: nn.Module
     model, report = AutoModelForSequenceClassification.from_pretrained(
         name, dtype=torch.float32, use_safetensors=True, output_loading_info=True
     )
@@ -62,7 +63,7 @@ def _load_stock(name: str) -> nn.Module:
             f"{name!r} has no trained classification head: its weights lack {', '.join(missing)}; "
             "fine-tune it first"
         )
-    return model  # type: ignore[no-any-return]
+    return model
 
 
 def save_pruned(model: nn.Module, folder: str | Path, tokenizer: Any = None) -> None:

@@ -18,7 +18,8 @@ from headsearch.memo.store import MemoStore
 from headsearch.run.config import RunConfig
 from headsearch.run.prepare import Task
 from headsearch.run.verify import first_verified, plain_score, stricter
-from headsearch.search.astar import Result, Settings, finite, search
+from headsearch.search.astar import Result, Settings, search
+from headsearch.search.ledger import finite
 from headsearch.search.problem import Node, Problem
 from headsearch.task.metric import Score
 

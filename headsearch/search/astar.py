@@ -20,13 +20,9 @@ so that what can be asked at once is asked at once.
 
 from __future__ import annotations
 
-import math
-import sys
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -44,37 +40,17 @@ from headsearch.search.guides import (
     Path,
     View,
     furthest,
-    predicted_reach,
+    paths_of,
 )
+from headsearch.search.ledger import Ledger, Stop
 from headsearch.search.points import operating_points
-from headsearch.search.problem import GRADIENTS, OUTPUTS, Ask, Node, Oracle, Problem
-from headsearch.task.metric import Score, Threshold
+from headsearch.search.problem import OUTPUTS, Ask, Node, Oracle, Problem
+from headsearch.search.promise import promise, rest_of
+from headsearch.search.rollouts import Rollout, roll_out
+from headsearch.task.metric import Threshold
 
-# A rollout ends after so many rungs in a row that are infeasible with a loss above the baseline's.
-LOST_RUNGS = 2
-# The size of model that `Rollout.remeasure` speaks of: MiniLM-L6, where it was measured.
-REMEASURED_HEADS = 72
 # How many of the states that may be expanded next are looked at ahead.
 STATES_AHEAD = 3
-
-
-@dataclass(frozen=True)
-class Rollout:
-    """A guide followed from the root, with gradients measured anew on the way.
-
-    Attributes:
-        guide: whose path is followed.
-        remeasure: heads removed between two measurements, in a model of up to 72 heads. In larger
-            ones more in proportion, so that a rollout has about as many steps, which come one
-            after the other, whatever the model's size.
-    """
-
-    guide: Guide
-    remeasure: int
-
-    def stride(self, heads: int) -> int:
-        """Return the heads removed between two measurements in a model of so many."""
-        return max(self.remeasure, self.remeasure * heads // REMEASURED_HEADS)
 
 
 @dataclass(frozen=True)
@@ -136,10 +112,6 @@ class Result:
     stopped: str
 
 
-class _Stop(Exception):
-    """Ends the search from within; its text is the reason."""
-
-
 def search(
     problem: Problem,
     oracle: Oracle,
@@ -157,57 +129,44 @@ def search(
         on_step: called with each committed step, a dict of JSON values without times.
         should_stop: asked before each step; a text ends the search and says why.
     """
-    run = _Search(problem, oracle, settings or Settings(), on_step, should_stop)
-    return run.run()
+    settings = settings or Settings()
+    ledger = Ledger(problem, oracle, settings.max_evaluations, on_step, should_stop)
+    return _Search(ledger, settings).run()
 
 
-@dataclass
 class _Search:
-    problem: Problem
-    oracle: Oracle
-    settings: Settings
-    on_step: Callable[[dict[str, Any]], None]
-    should_stop: Callable[[], str | None]
-    known: dict[HeadSet, Node] = field(default_factory=dict)
-    frontier: Frontier = field(default_factory=Frontier)
-    steps: int = 0
-    rows: int = 0  # outputs committed, of all states together
-    expansions: int = 0
-    memo_hits: int = 0
-    measured: set[HeadSet] = field(default_factory=set)  # states whose gradients are known
-    expanded: View | None = None  # of the last expansion
-
-    def __post_init__(self) -> None:
+    def __init__(self, ledger: Ledger, settings: Settings) -> None:
+        self.ledger, self.settings = ledger, settings
+        self.problem, self.threshold = ledger.problem, ledger.threshold
+        self.frontier = Frontier()
+        self.expansions = 0
+        self.expanded: View | None = None  # of the last expansion
         # Most children have the same path ahead of them.
         self._ladder = lru_cache(maxsize=8)(self._ladder_of)
 
     def run(self) -> Result:
-        root = HeadSet()
-        ((outputs,),) = self.oracle.ask([Ask(OUTPUTS, root, (root,))])
-        score = self.problem.objective.score(outputs)
-        self.threshold = self.problem.objective.threshold(score, self.problem.max_drop)
-        self.baseline = self.best = self.known[root] = Node(root, outputs, score, True)
-        self.rows = len(outputs)
-        self._commit("baseline", self.baseline, 0, [self.baseline])
+        ledger, settings = self.ledger, self.settings
         try:
-            reach = self._rollouts()
-            self.frontier.push(Entry(self.baseline, reach))
+            reach = roll_out(
+                settings.rollouts, ledger, self.frontier, settings.horizon, self._next_singles
+            )
+            self.frontier.push(Entry(ledger.baseline, reach))
             stopped = self._expand_all()
-        except _Stop as stop:
+        except Stop as stop:
             stopped = str(stop)
-        nodes = self.known.values()
+        nodes = ledger.known.values()
         full = self.problem.shape.total
         return Result(
-            baseline=self.baseline,
-            threshold=self.threshold,
-            best=self.best,
+            baseline=ledger.baseline,
+            threshold=ledger.threshold,
+            best=ledger.best,
             points=operating_points(nodes),
             candidates=sorted((n for n in nodes if n.feasible), key=lambda n: n.rank),
-            bound=self.best.weight if stopped == "frontier exhausted" else full,
-            evaluations=self._evaluations(),
+            bound=ledger.best.weight if stopped == "frontier exhausted" else full,
+            evaluations=ledger.evaluations,
             expansions=self.expansions,
-            memo_hits=self.memo_hits,
-            gradients=len(self.measured),
+            memo_hits=ledger.memo_hits,
+            gradients=len(ledger.measured),
             stopped=stopped,
         )
 
@@ -216,39 +175,41 @@ class _Search:
     def _expand_all(self) -> str:
         settings, since_better = self.settings, 0
         while len(self.frontier):
-            if self.best.weight == self.problem.shape.total:
+            if self.ledger.best.weight == self.problem.shape.total:
                 return "every head removed"
             if settings.patience is not None and since_better >= settings.patience:
                 return f"{settings.patience} expansions without a better state"
             if settings.max_expansions is not None and self.expansions >= settings.max_expansions:
                 return "expansion budget spent"
-            before = self.best.weight
+            before = self.ledger.best.weight
             entry = self.frontier.pop()
-            if not entry.node.whole and self._is_whole(entry.node.heads):
+            if not entry.node.whole and self.ledger.is_whole(entry.node.heads):
                 continue  # it was given up, and scored to the end since: it is on the frontier anew
             self._expand(entry)
-            since_better = 0 if self.best.weight > before else since_better + 1
+            since_better = 0 if self.ledger.best.weight > before else since_better + 1
         return "frontier exhausted"
 
     def _expand(self, entry: Entry) -> None:
         """Score all single removals of a state, then climb along the guides' paths."""
         node, completed = entry.node, list[Node]()
         if not node.whole:  # it was given up half way: now all of it is needed
-            completed = self._score([(node.heads, (node.heads,))])
+            completed = self.ledger.score([(node.heads, (node.heads,))])
             (node,) = completed
         heads = [j for j in range(self.problem.shape.total) if j not in node.heads]
         singles = tuple(node.heads.add(j) for j in heads)
-        found = self._score([(node.heads, singles)], ahead=self._next_singles)
+        found = self.ledger.score([(node.heads, singles)], ahead=self._next_singles)
         if heads:
-            effects = np.stack([self.known[single].outputs - node.outputs for single in singles])
-            self.expanded = view = self._view(node, heads, effects)
-            paths = _paths([(guide, view) for guide in self.settings.guides])
+            effects = np.stack(
+                [self.ledger.known[single].outputs - node.outputs for single in singles]
+            )
+            self.expanded = view = self.ledger.view(node, heads, effects)
+            paths = paths_of([(guide, view) for guide in self.settings.guides])
             climbs = [Climb(node.heads, path.heads, path.reach or 0) for path in paths]
             found += self._climb(node, paths, climbs)
             for made in self._entries(found, node, paths):
                 self.frontier.push(made)
         self.expansions += 1
-        self._commit("expansion", node, entry.h, completed + found)
+        self.ledger.commit("expansion", node, entry.h, completed + found)
 
     def _climb(self, node: Node, paths: Sequence[Path], climbs: Sequence[Climb]) -> list[Node]:
         """Score macro moves along all paths in lockstep, until every climb has ended."""
@@ -260,16 +221,16 @@ class _Search:
         def ahead() -> Iterable[Ask]:
             following = asked(lambda climb: climb.likely(self._feasible(climb)))
             if following:
-                yield self._early(node.heads, following)
+                yield self.ledger.early(node.heads, following)
             yield from self._next_singles(self._entries(found, node, paths))
 
         while states := asked(lambda climb: climb.wanted(self._feasible(climb))):
-            found += self._score([(node.heads, states)], early=True, ahead=ahead)
+            found += self.ledger.score([(node.heads, states)], early=True, ahead=ahead)
         return found
 
     def _feasible(self, climb: Climb) -> Callable[[int], bool | None]:
         def known(rung: int) -> bool | None:
-            node = self.known.get(climb.state(rung))
+            node = self.ledger.known.get(climb.state(rung))
             return None if node is None else node.feasible
 
         return known
@@ -286,7 +247,7 @@ class _Search:
                 child
                 for j in range(self.problem.shape.total)
                 if j not in entry.node.heads
-                and not self._is_whole(child := entry.node.heads.add(j))
+                and not self.ledger.is_whole(child := entry.node.heads.add(j))
             )
             if singles:
                 yield Ask(OUTPUTS, entry.node.heads, singles)
@@ -296,226 +257,30 @@ class _Search:
 
         It is put off until it is needed, from the exact effects at the state whose paths they are.
         """
-
-        entries = []
+        entries, horizon = list[Entry](), self.settings.horizon
         for child in found:
             if child.whole:
-                most = min(self.settings.horizon, self.problem.shape.total - child.weight)
+                most = min(horizon, self.problem.shape.total - child.weight)
 
-                def promise(child: Node = child) -> int:
-                    ladders = [self._ladder(node.heads, self._rest(path, child)) for path in paths]
+                def promised(child: Node = child) -> int:
+                    ladders = [
+                        self._ladder(node.heads, rest_of(path, child, horizon)) for path in paths
+                    ]
                     reach = furthest(ladders, child.outputs, self.threshold, self.problem.objective)
-                    return self._promise(child, [reach])
+                    return promise(child, [reach], horizon)
 
-                entries.append(Entry(child, most, promise))
+                entries.append(Entry(child, most, promised))
             else:
-                entries.append(Entry(child, self._promise(child, [])))
+                entries.append(Entry(child, promise(child, [], horizon)))
         return entries
 
     def _ladder_of(self, heads: HeadSet, path: tuple[int, ...]) -> Ladder:
         """Return the ladder of a path by the exact effects of its heads at a state."""
         if self.expanded is not None and self.expanded.node.heads == heads:
             return Ladder(self.expanded, path)
-        node, removed = self.known[heads], sorted(path)
-        effects = [self.known[heads.add(j)].outputs - node.outputs for j in removed]
-        view = self._view(node, removed, np.stack(effects) if effects else node.outputs[:0, None])
-        return Ladder(view, path)
-
-    def _rest(self, path: Path, node: Node) -> tuple[int, ...]:
-        """What of a path is still to be removed at a state, as far as h may look."""
-        left = (j for j in path.heads if j not in node.heads)
-        return tuple(islice(left, self.settings.horizon))
-
-    def _promise(self, node: Node, reaches: Iterable[int | None]) -> int:
-        """h: the best reach within the horizon; where nothing feasible is expected, f is 0."""
-        some = [min(reach, self.settings.horizon) for reach in reaches if reach is not None]
-        return max(some) if some else -node.weight
-
-    # Rollouts
-
-    def _rollouts(self) -> int:
-        """Follow the rollouts' guides from the root, in lockstep, and return the root's h."""
-        nodes = dict.fromkeys(self.settings.rollouts, self.baseline)
-        lost = dict.fromkeys(self.settings.rollouts, 0)
-        root_reach = 0
-        while nodes:
-            slopes = self._gradients([node.heads for node in nodes.values()])
-            moves: list[tuple[Rollout, View, Path, int, HeadSet]] = []
-            views = {
-                node.heads: self._slope_view(node, slopes[node.heads]) for node in nodes.values()
-            }
-            paths = _paths([(r.guide, views[node.heads]) for r, node in nodes.items()])
-            for (rollout, node), path in zip(nodes.items(), paths, strict=True):
-                view = views[node.heads]
-                h = self._promise(node, [path.reach])
-                if node is self.baseline:
-                    root_reach = max(root_reach, h)
-                step = node.heads | HeadSet.of(
-                    path.heads[: rollout.stride(self.problem.shape.total)]
-                )
-                moves.append((rollout, view, path, h, step))
-            steps = list(dict.fromkeys(step for *_, step in moves))
-            parents = {step: view.node.heads for _, view, _, _, step in reversed(moves)}
-
-            def ahead(steps: list[HeadSet] = steps) -> Iterable[Ask]:
-                return [Ask(GRADIENTS, step, (step,)) for step in steps]
-
-            found = self._score([(parents[step], (step,)) for step in steps], ahead=ahead)
-            new = {node.heads: node for node in found}
-            for rollout, view, path, h, step in moves:
-                fresh = [new.pop(step)] if step in new else []
-                for child in fresh:
-                    ahead_of_it = predicted_reach(view, self._rest(path, child), child.outputs)
-                    self.frontier.push(Entry(child, self._promise(child, [ahead_of_it])))
-                self._commit(f"rollout {rollout.guide.name}", view.node, h, fresh)
-                node = nodes[rollout] = self.known[step]
-                worse = not node.feasible and node.score.loss > self.baseline.score.loss
-                lost[rollout] = lost[rollout] + 1 if worse else 0
-                if lost[rollout] == LOST_RUNGS or node.weight == self.problem.shape.total:
-                    del nodes[rollout]
-        return root_reach
-
-    def _gradients(self, states: Sequence[HeadSet]) -> dict[HeadSet, np.ndarray]:
-        """Return d outputs / d gates, (examples, classes, heads), of each state."""
-        self._check_stop()
-        wanted = list(dict.fromkeys(states))
-        self.measured.update(wanted)
-        asks = [Ask(GRADIENTS, state, (state,)) for state in wanted]
-        answers = self.oracle.ask(asks, self._next_singles)
-        return {state: answer[0] for state, answer in zip(wanted, answers, strict=True)}
-
-    # Shared parts
-
-    def _slope_view(self, node: Node, slopes: np.ndarray) -> View:
-        """Return a view whose effects come from slopes (examples, classes, heads)."""
-        heads = [j for j in range(self.problem.shape.total) if j not in node.heads]
-        effects = np.ascontiguousarray(slopes.transpose(2, 0, 1)[heads])
-        np.negative(effects, out=effects)
-        return self._view(node, heads, effects)
-
-    def _view(self, node: Node, heads: list[int], effects: np.ndarray) -> View:
-        return View(self.problem, self.threshold, node, np.array(heads), effects)
-
-    def _score(
-        self,
-        wanted: Sequence[tuple[HeadSet, tuple[HeadSet, ...]]],
-        *,
-        early: bool = False,
-        ahead: Callable[[], Iterable[Ask]] = tuple,
-    ) -> list[Node]:
-        """Have states scored and return those that are new, in order; ends the search on budget.
-
-        Args:
-            wanted: parents, and what is wanted of each; distinct states.
-            early: give a state up where it can't meet the threshold any more.
-            ahead: see `Oracle.ask`.
-        """
-        asks: list[Ask] = []
-        dropped = False
-        for parent, states in wanted:
-            known = [s for s in states if (s in self.known if early else self._is_whole(s))]
-            self.memo_hits += len(known)
-            new = tuple(state for state in states if state not in known)
-            room = self._room(sum(len(ask.states) for ask in asks))
-            dropped = dropped or len(new) > room
-            if new[:room]:
-                ask = Ask(OUTPUTS, parent, new[:room])
-                asks.append(self._early(parent, ask.states) if early else ask)
-        if not asks and not dropped:
-            return []
-        self._check_stop()
-        scores = dict[HeadSet, Score]()
-
-        def ready(state: HeadSet, outputs: np.ndarray) -> None:
-            scores[state] = self._score_of(outputs)
-
-        answers = self.oracle.ask(asks, ahead if not dropped else tuple, ready) if asks else []
-        nodes = [
-            self._take(state, outputs, scores.get(state))
-            for ask, answer in zip(asks, answers, strict=True)
-            for state, outputs in zip(ask.states, answer, strict=True)
-        ]
-        if dropped:
-            self._commit("last", self.known[wanted[0][0]], 0, nodes)
-            raise _Stop("evaluation budget spent")
-        return nodes
-
-    def _score_of(self, outputs: np.ndarray) -> Score:
-        """Return the score of whole outputs; of others it is not known."""
-        if len(outputs) < len(self.problem.objective.labels):
-            return Score(math.nan, math.inf)
-        return self.problem.objective.score(outputs)
-
-    def _take(self, state: HeadSet, outputs: np.ndarray, score: Score | None) -> Node:
-        """Make what the oracle answered known."""
-        whole = len(outputs) == len(self.problem.objective.labels)
-        score = self._score_of(outputs) if score is None else score
-        earlier = self.known.get(state)
-        node = Node(state, outputs, score, whole and self.threshold.feasible(score), whole)
-        self.known[state] = node
-        self.rows += len(outputs) - (0 if earlier is None else len(earlier.outputs))
-        if node.feasible and node.rank < self.best.rank:
-            self.best = node
-        return node
-
-    def _early(self, parent: HeadSet, states: tuple[HeadSet, ...]) -> Ask:
-        def open_still(outputs: np.ndarray) -> bool:
-            return self.problem.objective.in_reach(outputs, self.threshold)
-
-        return Ask(OUTPUTS, parent, states, open_still)
-
-    def _is_whole(self, state: HeadSet) -> bool:
-        node = self.known.get(state)
-        return node is not None and node.whole
-
-    def _evaluations(self) -> float:
-        return round(self.rows / len(self.problem.objective.labels), 3)
-
-    def _room(self, asked: int) -> int:
-        """How many more HeadSets the evaluation budget has room for, each taken as a whole."""
-        limit = self.settings.max_evaluations
-        if limit is None:
-            return sys.maxsize
-        total = len(self.problem.objective.labels)
-        return max(0, (limit * total - self.rows) // total - asked)
-
-    def _check_stop(self) -> None:
-        reason = self.should_stop()
-        if reason is not None:
-            raise _Stop(reason)
-
-    def _commit(self, kind: str, node: Node, h: int, found: Sequence[Node]) -> None:
-        shape = self.problem.shape
-        self.on_step(
-            {
-                "step": self.steps,
-                "kind": kind,
-                "removed": shape.pairs(node.heads),
-                "g": node.weight,
-                "h": h,
-                "scored": [
-                    [
-                        f"{n.heads.bits:x}",
-                        finite(n.score.metric),
-                        finite(n.score.loss),
-                        n.feasible,
-                        len(n.outputs),
-                    ]
-                    for n in found
-                ],
-                "best": [self.best.weight, self.best.score.metric, finite(self.best.score.loss)],
-                "evaluations": self._evaluations(),
-            }
+        node, removed = self.ledger.known[heads], sorted(path)
+        effects = [self.ledger.known[heads.add(j)].outputs - node.outputs for j in removed]
+        view = self.ledger.view(
+            node, removed, np.stack(effects) if effects else node.outputs[:0, None]
         )
-        self.steps += 1
-
-
-def _paths(asked: Sequence[tuple[Guide, View]]) -> list[Path]:
-    """Return each guide's path from a view; NumPy leaves Python's lock to the others meanwhile."""
-    with ThreadPoolExecutor(max(1, len(asked))) as pool:
-        return list(pool.map(lambda pair: pair[0].path(pair[1]), asked))
-
-
-def finite(value: float) -> float | None:
-    """Return the value as JSON can hold it: None for an infinite or undefined one."""
-    return value if math.isfinite(value) else None
+        return Ladder(view, path)

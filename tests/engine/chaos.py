@@ -287,7 +287,7 @@ def lost(path: Path) -> dict[str, Any]:
         finally:
             ray_workers.ray.get = get
 
-    workers._take_result = sometimes  # type: ignore[method-assign]
+    workers._take_result = sometimes
     try:
         return search(workers, path)
     finally:

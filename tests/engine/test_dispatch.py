@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from headsearch.engine import dispatch as module
+from headsearch.engine import cutting
 from headsearch.engine.dispatch import Dispatcher
 from headsearch.engine.executor import Event, Job, Workers
 from headsearch.engine.ray_workers import RayWorkers
@@ -254,7 +254,7 @@ def items_of(states: Sequence[HeadSet], workers: int, seconds: float) -> list[in
     simulated = SimulatedWorkers(
         made,
         Costs(lambda job, cached: each * job.cost),
-        lambda job: [answers[job.piece]] * len(job.item.states),  # type: ignore[arg-type]
+        lambda job: [answers[job.piece]] * len(job.item.states),
         coordinator=False,
     )
     recording = Recording(simulated)
@@ -269,18 +269,18 @@ TRIPLES = [HeadSet.of(heads) for heads in combinations(range(12), 3)]
 
 
 def test_items_are_larger_where_they_are_short() -> None:
-    assert max(items_of(TRIPLES, 1, 10.0)) == module.ITEM_CHILDREN
-    assert max(items_of(TRIPLES, 1, 0.001)) == module.MOST_CHILDREN
+    assert max(items_of(TRIPLES, 1, 10.0)) == cutting.ITEM_CHILDREN
+    assert max(items_of(TRIPLES, 1, 0.001)) == cutting.MOST_CHILDREN
     assert sum(items_of(TRIPLES, 1, 10.0)) == sum(items_of(TRIPLES, 1, 0.001)) == 220 * 4
 
 
 def test_there_are_no_more_items_than_sending_them_is_worth() -> None:
     for seconds in (0.005, 0.02):
         passes = sum(1 - SHAPE.first_layer(state) / (SHAPE.layers + 1) for state in TRIPLES)
-        best = sqrt(seconds * passes / module.SEND_SECONDS)
+        best = sqrt(seconds * passes / cutting.SEND_SECONDS)
         assert best / 2 < len(items_of(TRIPLES, 200, seconds)) < 2 * best
     many = len(items_of(TRIPLES, 40, 100.0))
-    assert many / 40 == pytest.approx(module.JOBS_PER_WORKER, rel=0.5), "long work: for balance"
+    assert many / 40 == pytest.approx(cutting.JOBS_PER_WORKER, rel=0.5), "long work: for balance"
 
 
 def test_each_answer_is_ready_once_before_or_when_all_are() -> None:

@@ -24,7 +24,7 @@ class Watched(SimulatedWorkers):
 
     def __init__(self, made: Plan, costs: Costs = ONE_SECOND, **options: object) -> None:
         self.sent: list[tuple[int, list[int]]] = []
-        super().__init__(made, costs, result, coordinator=False, **options)  # type: ignore[arg-type]
+        super().__init__(made, costs, result, coordinator=False, **options)
 
     def send(self, slot: int, call: int, jobs: Sequence[Job]) -> None:
         self.sent.append((slot, [each.number for each in jobs]))

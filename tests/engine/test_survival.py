@@ -109,9 +109,9 @@ def test_out_of_memory_once_gives_the_same_result_with_less_cache() -> None:
     item = WorkItem(OUTPUTS, HeadSet(), (HeadSet.of([1]), HeadSet.of([2, 7])))
     span = Span(0, 9)
     plain, full = Full(0), Full(1)
-    expected = run_job(plain, item, span, False)  # type: ignore[arg-type]
+    expected = run_job(plain, item, span, False)
     for _ in range(2):  # the second time its parent is cached
-        found = run_job(full, item, span, False)  # type: ignore[arg-type]
+        found = run_job(full, item, span, False)
         assert (found == expected).all()
     assert 0 < full.cache.used_bytes <= 1 << 19 < plain.cache.used_bytes or (
         full.cache.used_bytes <= 1 << 19
@@ -121,13 +121,13 @@ def test_out_of_memory_once_gives_the_same_result_with_less_cache() -> None:
 def test_out_of_memory_twice_is_one_clear_error() -> None:
     item = WorkItem(OUTPUTS, HeadSet(), (HeadSet.of([1]),))
     with pytest.raises(EngineError, match=r"^out of memory, even with an empty parent cache; use"):
-        run_job(Full(2), item, Span(0, 1), False)  # type: ignore[arg-type]
+        run_job(Full(2), item, Span(0, 1), False)
 
 
 def test_other_errors_are_not_taken_for_it() -> None:
     item = WorkItem("unheard of", HeadSet(), (HeadSet.of([1]),))
     with pytest.raises(ValueError, match="unknown kind"):
-        run_job(Full(0), item, Span(0, 1), False)  # type: ignore[arg-type]
+        run_job(Full(0), item, Span(0, 1), False)
 
 
 def test_a_model_that_does_not_fit_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -237,8 +237,8 @@ class TestInUse:
             assert store.find("outputs", STATES) == {r.state: [r] for r in MANY}
 
     def test_an_interrupted_batch_is_not_there_at_all(self, path: Path) -> None:
-        class Interrupted(list):  # type: ignore[type-arg]
-            def __iter__(self):  # type: ignore[no-untyped-def]
+        class Interrupted(list):
+            def __iter__(self):
                 yield blocks(MANY)[0]
                 raise KeyboardInterrupt
 

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from headsearch.heads import HeadSet
-from headsearch.search.astar import Result, Rollout, Settings, search
+from headsearch.search.astar import Result, Settings, search
 from headsearch.search.guides import Budget, Fisher, Lookahead, Michel
+from headsearch.search.rollouts import Rollout
 from tests.search.lattice import Lattice, brute_force, every_state
 
 EXHAUSTIVE = Settings(patience=None)

@@ -69,7 +69,8 @@ class BertFamily:
 
         def finish(projected: Tensor, hidden: Tensor) -> Tensor:
             attended = attention.output.LayerNorm(projected + hidden)
-            return block.feed_forward_chunk(attended)  # type: ignore[no-any-return]
+            made: Tensor = block.feed_forward_chunk(attended)
+            return made
 
         return AttentionLayer(
             query=attention.self.query,

@@ -52,7 +52,8 @@ class DistilBertFamily:
 
         def finish(projected: Tensor, hidden: Tensor) -> Tensor:
             attended = block.sa_layer_norm(projected + hidden)
-            return block.output_layer_norm(block.ffn(attended) + attended)  # type: ignore[no-any-return]
+            made: Tensor = block.output_layer_norm(block.ffn(attended) + attended)
+            return made
 
         return AttentionLayer(
             query=attention.q_lin,

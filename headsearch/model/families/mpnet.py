@@ -12,7 +12,7 @@ from transformers.models.mpnet.modeling_mpnet import MPNetSelfAttention
 from headsearch.model.families.base import AttentionLayer
 
 
-class NarrowMPNetSelfAttention(MPNetSelfAttention):  # type: ignore[misc]
+class NarrowMPNetSelfAttention(MPNetSelfAttention):  # type: ignore[misc]  # it has no types
     """Self-attention that has lost heads: takes its own heads' rows of the shared position bias."""
 
     kept: tuple[int, ...]  # the heads that are left, numbered as in the unpruned model
@@ -86,7 +86,8 @@ class MPNetFamily:
 
         def finish(projected: Tensor, hidden: Tensor) -> Tensor:
             attended = attention.LayerNorm(projected + hidden)
-            return block.output(block.intermediate(attended), attended)  # type: ignore[no-any-return]
+            made: Tensor = block.output(block.intermediate(attended), attended)
+            return made
 
         return AttentionLayer(
             query=attention.attn.q,

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from headsearch.search.guides.base import Guide, Ladder, Path, View, furthest, predicted_reach
+from headsearch.search.guides.base import (
+    Guide,
+    Ladder,
+    Path,
+    View,
+    furthest,
+    paths_of,
+    predicted_reach,
+)
 from headsearch.search.guides.budget import Budget
 from headsearch.search.guides.lookahead import Lookahead
 from headsearch.search.guides.taylor import Fisher, Michel
@@ -17,5 +25,6 @@ __all__ = [
     "Path",
     "View",
     "furthest",
+    "paths_of",
     "predicted_reach",
 ]

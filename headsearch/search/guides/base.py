@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -181,3 +182,9 @@ def predicted_reach(
     """
     base = view.node.outputs if start is None else start
     return furthest([Ladder(view, path)], base, view.threshold, view.problem.objective)
+
+
+def paths_of(asked: Sequence[tuple[Guide, View]]) -> list[Path]:
+    """Return each guide's path from a view; NumPy leaves Python's lock to the others meanwhile."""
+    with ThreadPoolExecutor(max(1, len(asked))) as pool:
+        return list(pool.map(lambda pair: pair[0].path(pair[1]), asked))

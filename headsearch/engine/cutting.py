@@ -1,0 +1,131 @@
+"""Cuts what is wanted into jobs, and knows which parts of it are under way."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from headsearch.engine.executor import Job
+from headsearch.engine.scheduler import SEND_SECONDS
+from headsearch.engine.wants import Key, Want
+from headsearch.scoring.item import GRADIENTS, OUTPUTS, WorkItem
+from headsearch.task.shards import Layout
+
+# Most children of one item; a parent's own forward, which every item may have to repeat, is then
+# a small part of the work. More only where they are known to take no longer than so many seconds:
+# as much may be lost with a worker.
+ITEM_CHILDREN = 16
+MOST_CHILDREN = 64
+ITEM_SECONDS = 2.0
+# Where there are many workers, items are made smaller, the more so the less of an ask is left, so
+# that all workers come to its end at about the same time (factoring: Hummel, Schonberg and Flynn,
+# CACM 1992). The first are 1 / FIRST of what a worker gets of the ask in all, the last 1 / LAST; a
+# worker then gets about FIRST * (1 + ln(LAST / FIRST)) of them.
+FIRST, LAST = 3, 32
+# Where sending so many to each worker would take longer than the work itself, all are of one size:
+# n calls take n * SEND_SECONDS one after the other, and the last of them work / n when it comes to
+# its worker, in all the least at n = sqrt(work / SEND_SECONDS).
+JOBS_PER_WORKER = 8
+
+
+class Cutter:
+    """Makes jobs of wants; a part of a want that is under way is in no second job.
+
+    Args:
+        layout: the pieces.
+        seconds: how long something of a given cost takes; None: not known yet.
+    """
+
+    def __init__(self, layout: Layout, seconds: Callable[[float], float | None]) -> None:
+        self._layout, self._seconds = layout, seconds
+        self._place_of = {piece: place for place, piece in enumerate(layout.pieces)}
+        self._next_job = 0
+        self._under_way: dict[Key, int] = {}  # pieces that wait or are in flight, as bits
+        self._of_job: dict[int, list[Want]] = {}  # what jobs that are under way were cut from
+
+    def sizes(self, cost: float, workers: int) -> tuple[float, float]:
+        """Return the costs of the first and of the last jobs that an ask is cut into."""
+        share, each = cost / workers, self._seconds(1.0)
+        if workers == 1:  # nobody to wait for at the end
+            return share, share
+        if each and share * each < JOBS_PER_WORKER * workers * SEND_SECONDS:
+            size = math.sqrt(cost * SEND_SECONDS / each)
+            return size, size
+        return share / FIRST, share / LAST
+
+    def cut(
+        self,
+        wants: Sequence[Want],
+        places: Iterable[int],
+        most: float,
+        least: float,
+        speculative: bool = False,
+    ) -> Iterator[Job]:
+        """Make jobs of states of one ask, for what is not there or under way.
+
+        Args:
+            wants: the states.
+            places: pieces that they are wanted on.
+            most: cost that a job should not exceed, times the share of the states that are left;
+                it may, if it is of one state.
+            least: cost that a job may have however few are left.
+            speculative: see `Job`.
+        """
+        ordered = sorted(wants, key=lambda want: want.first_layer)
+        passes = sum(want.passes for want in wants) / len(wants)
+        each = self._seconds(1.0)
+        items: dict[tuple[int, int], tuple[list[Want], WorkItem, float]] = {}
+        for place in places:
+            piece, bit = self._layout.pieces[place], 1 << place
+            child = passes * piece.load
+            limit = ITEM_CHILDREN
+            if each:
+                limit = min(MOST_CHILDREN, max(limit, int(ITEM_SECONDS / (each * child))))
+            start = stop = 0
+            while stop < len(ordered):
+                start, left = stop, 1 - stop / len(ordered)
+                stop += min(limit, max(1, int(max(most * left, least) / child)))
+                missing = [
+                    want
+                    for want in ordered[start:stop]
+                    if not (want.there | self._under_way.get(want.key, 0)) & bit
+                ]
+                if not missing:
+                    continue
+                for want in missing:
+                    self._under_way[want.key] = self._under_way.get(want.key, 0) | bit
+                # Mostly, all pieces miss the same states.
+                same, item, cost = items.get((start, stop), ([], None, 0.0))
+                if item is None or same != missing:
+                    item, cost = _item(missing), sum(want.passes for want in missing)
+                    items[start, stop] = (missing, item, cost)
+                number = self._next_job
+                self._next_job += 1
+                self._of_job[number] = missing
+                yield Job(number, item, piece, cost * piece.load, speculative)
+
+    def wants_of(self, job: Job) -> list[Want]:
+        """Return what a job that is under way was cut from."""
+        return self._of_job[job.number]
+
+    def place_of(self, job: Job) -> int:
+        """Return the place of a job's piece among all pieces."""
+        return self._place_of[job.piece]
+
+    def end(self, job: Job) -> list[Want]:
+        """Note that a job is under way no more, and return what it was cut from."""
+        wants, bit = self._of_job.pop(job.number), 1 << self.place_of(job)
+        for want in wants:
+            left = self._under_way[want.key] & ~bit
+            if left:
+                self._under_way[want.key] = left
+            else:
+                del self._under_way[want.key]
+        return wants
+
+
+def _item(wants: Sequence[Want]) -> WorkItem:
+    ask = wants[0].ask
+    if ask.kind == GRADIENTS:
+        return WorkItem(GRADIENTS, wants[0].state)
+    return WorkItem(OUTPUTS, ask.parent, tuple(want.state for want in wants))

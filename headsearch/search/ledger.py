@@ -1,0 +1,198 @@
+"""What a search knows: every scored state, what it cost, and the steps that were committed."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from headsearch.heads import HeadSet
+from headsearch.search.guides import View
+from headsearch.search.problem import GRADIENTS, OUTPUTS, Ask, Node, Oracle, Problem
+from headsearch.task.metric import Score
+
+
+class Stop(Exception):
+    """Ends the search from within; its text is the reason."""
+
+
+@dataclass
+class Ledger:
+    """Asks the oracle, within the budget, and keeps what it answered.
+
+    Attributes:
+        problem: shape, objective and budget.
+        oracle: what scores HeadSets.
+        max_evaluations: budget over what is committed; None: no limit.
+        on_step: called with each committed step, a dict of JSON values without times.
+        should_stop: asked before each step; a text ends the search and says why.
+        baseline: the full model.
+        threshold: the least metric that is allowed.
+        best: the feasible state with most heads removed (ties: lower loss, smaller bitset).
+        known: all scored states.
+        memo_hits: times that a wanted score was known already.
+        measured: states whose gradients are known.
+    """
+
+    problem: Problem
+    oracle: Oracle
+    max_evaluations: int | None
+    on_step: Callable[[dict[str, Any]], None]
+    should_stop: Callable[[], str | None]
+    known: dict[HeadSet, Node] = field(default_factory=dict)
+    memo_hits: int = 0
+    measured: set[HeadSet] = field(default_factory=set)
+    _steps: int = 0
+    _rows: int = 0  # outputs committed, of all states together
+
+    def __post_init__(self) -> None:
+        root = HeadSet()
+        ((outputs,),) = self.oracle.ask([Ask(OUTPUTS, root, (root,))])
+        score = self.problem.objective.score(outputs)
+        self.threshold = self.problem.objective.threshold(score, self.problem.max_drop)
+        self.baseline = self.best = self.known[root] = Node(root, outputs, score, True)
+        self._rows = len(outputs)
+        self.commit("baseline", self.baseline, 0, [self.baseline])
+
+    @property
+    def evaluations(self) -> float:
+        """HeadSets scored; one that was given up counts by its share of the examples."""
+        return round(self._rows / len(self.problem.objective.labels), 3)
+
+    def is_whole(self, state: HeadSet) -> bool:
+        """Return whether all outputs of a state are known."""
+        node = self.known.get(state)
+        return node is not None and node.whole
+
+    def view(self, node: Node, heads: list[int], effects: np.ndarray) -> View:
+        """Return what guides see of a node: the effects of removing each of some heads."""
+        return View(self.problem, self.threshold, node, np.array(heads), effects)
+
+    def early(self, parent: HeadSet, states: tuple[HeadSet, ...]) -> Ask:
+        """Return a question that gives states up where they can't meet the threshold any more."""
+
+        def open_still(outputs: np.ndarray) -> bool:
+            return self.problem.objective.in_reach(outputs, self.threshold)
+
+        return Ask(OUTPUTS, parent, states, open_still)
+
+    def score(
+        self,
+        wanted: Sequence[tuple[HeadSet, tuple[HeadSet, ...]]],
+        *,
+        early: bool = False,
+        ahead: Callable[[], Iterable[Ask]] = tuple,
+    ) -> list[Node]:
+        """Have states scored and return those that are new, in order; ends the search on budget.
+
+        Args:
+            wanted: parents, and what is wanted of each; distinct states.
+            early: give a state up where it can't meet the threshold any more.
+            ahead: see `Oracle.ask`.
+        """
+        asks: list[Ask] = []
+        dropped = False
+        for parent, states in wanted:
+            known = [s for s in states if (s in self.known if early else self.is_whole(s))]
+            self.memo_hits += len(known)
+            new = tuple(state for state in states if state not in known)
+            room = self._room(sum(len(ask.states) for ask in asks))
+            dropped = dropped or len(new) > room
+            if new[:room]:
+                ask = Ask(OUTPUTS, parent, new[:room])
+                asks.append(self.early(parent, ask.states) if early else ask)
+        if not asks and not dropped:
+            return []
+        self._check_stop()
+        scores = dict[HeadSet, Score]()
+
+        def ready(state: HeadSet, outputs: np.ndarray) -> None:
+            scores[state] = self._score_of(outputs)
+
+        answers = self.oracle.ask(asks, ahead if not dropped else tuple, ready) if asks else []
+        nodes = [
+            self._take(state, outputs, scores.get(state))
+            for ask, answer in zip(asks, answers, strict=True)
+            for state, outputs in zip(ask.states, answer, strict=True)
+        ]
+        if dropped:
+            self.commit("last", self.known[wanted[0][0]], 0, nodes)
+            raise Stop("evaluation budget spent")
+        return nodes
+
+    def gradients(
+        self, states: Sequence[HeadSet], ahead: Callable[[], Iterable[Ask]] = tuple
+    ) -> dict[HeadSet, np.ndarray]:
+        """Return d outputs / d gates, (examples, classes, heads), of each state."""
+        self._check_stop()
+        wanted = list(dict.fromkeys(states))
+        self.measured.update(wanted)
+        asks = [Ask(GRADIENTS, state, (state,)) for state in wanted]
+        answers = self.oracle.ask(asks, ahead)
+        return {state: answer[0] for state, answer in zip(wanted, answers, strict=True)}
+
+    def commit(self, kind: str, node: Node, h: int, found: Sequence[Node]) -> None:
+        """Write down one step: what was done from a node with its h, and what was scored."""
+        shape = self.problem.shape
+        self.on_step(
+            {
+                "step": self._steps,
+                "kind": kind,
+                "removed": shape.pairs(node.heads),
+                "g": node.weight,
+                "h": h,
+                "scored": [
+                    [
+                        f"{n.heads.bits:x}",
+                        finite(n.score.metric),
+                        finite(n.score.loss),
+                        n.feasible,
+                        len(n.outputs),
+                    ]
+                    for n in found
+                ],
+                "best": [self.best.weight, self.best.score.metric, finite(self.best.score.loss)],
+                "evaluations": self.evaluations,
+            }
+        )
+        self._steps += 1
+
+    def _take(self, state: HeadSet, outputs: np.ndarray, score: Score | None) -> Node:
+        """Make what the oracle answered known."""
+        whole = len(outputs) == len(self.problem.objective.labels)
+        score = self._score_of(outputs) if score is None else score
+        earlier = self.known.get(state)
+        node = Node(state, outputs, score, whole and self.threshold.feasible(score), whole)
+        self.known[state] = node
+        self._rows += len(outputs) - (0 if earlier is None else len(earlier.outputs))
+        if node.feasible and node.rank < self.best.rank:
+            self.best = node
+        return node
+
+    def _score_of(self, outputs: np.ndarray) -> Score:
+        """Return the score of whole outputs; of others it is not known."""
+        if len(outputs) < len(self.problem.objective.labels):
+            return Score(math.nan, math.inf)
+        return self.problem.objective.score(outputs)
+
+    def _room(self, asked: int) -> int:
+        """How many more HeadSets the evaluation budget has room for, each taken as a whole."""
+        limit = self.max_evaluations
+        if limit is None:
+            return sys.maxsize
+        total = len(self.problem.objective.labels)
+        return max(0, (limit * total - self._rows) // total - asked)
+
+    def _check_stop(self) -> None:
+        reason = self.should_stop()
+        if reason is not None:
+            raise Stop(reason)
+
+
+def finite(value: float) -> float | None:
+    """Return the value as JSON can hold it: None for an infinite or undefined one."""
+    return value if math.isfinite(value) else None
