@@ -114,7 +114,7 @@ def measure(actors: int, examples: int, parents: int, children: int | None) -> d
                 break
             time.sleep(0.2)
             dispatcher.ask([Ask(OUTPUTS, HeadSet(), (HeadSet(number << 300),))])
-        jobs, calls, seconds = dispatcher._next_job, workers.calls, 0.0
+        jobs, calls, seconds = dispatcher.cutter.made, workers.calls, 0.0
         processor = thread = 0.0
         scored = 0
         memory: list[tuple[int, int]] = []
@@ -129,7 +129,7 @@ def measure(actors: int, examples: int, parents: int, children: int | None) -> d
             gc.collect()
             memory.append((scored, resident()))
         memo.close()
-        jobs, calls = dispatcher._next_job - jobs, workers.calls - calls
+        jobs, calls = dispatcher.cutter.made - jobs, workers.calls - calls
         workers.close()
     ray.shutdown()
     simulated = simulate(plan, parents)

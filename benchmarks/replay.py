@@ -273,7 +273,7 @@ def replay(
         ideal=ideal(log, layout, costs),
         coordinator=workers.coordinator_seconds,
         used=counts.used / counts.speculative if counts.speculative else 1.0,
-        items=dispatcher._next_job,
+        items=dispatcher.cutter.made,
     )
 
 

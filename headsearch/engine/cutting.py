@@ -34,12 +34,15 @@ class Cutter:
     Args:
         layout: the pieces.
         seconds: how long something of a given cost takes; None: not known yet.
+
+    Attributes:
+        made: how many jobs were made so far.
     """
 
     def __init__(self, layout: Layout, seconds: Callable[[float], float | None]) -> None:
         self._layout, self._seconds = layout, seconds
         self._place_of = {piece: place for place, piece in enumerate(layout.pieces)}
-        self._next_job = 0
+        self.made = 0
         self._under_way: dict[Key, int] = {}  # pieces that wait or are in flight, as bits
         self._of_job: dict[int, list[Want]] = {}  # what jobs that are under way were cut from
 
@@ -99,8 +102,8 @@ class Cutter:
                 if item is None or same != missing:
                     item, cost = _item(missing), sum(want.passes for want in missing)
                     items[start, stop] = (missing, item, cost)
-                number = self._next_job
-                self._next_job += 1
+                number = self.made
+                self.made += 1
                 self._of_job[number] = missing
                 yield Job(number, item, piece, cost * piece.load, speculative)
 

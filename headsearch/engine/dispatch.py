@@ -91,7 +91,7 @@ class Dispatcher:
         self._thinks: dict[tuple[str, bool, bool], float] = {}  # seconds thought after each sort
         self.counts = Counts()
         self.scheduler = Scheduler(workers, lambda shard: self._ahead.job(shard), self._may_drop)
-        self._cutter = Cutter(layout, self.scheduler.seconds)
+        self.cutter = Cutter(layout, self.scheduler.seconds)
 
     def ask(
         self,
@@ -212,14 +212,14 @@ class Dispatcher:
             places = range(rounds[first].start, rounds[stop - 1].stop)
             load = sum(self._layout.pieces[place].load for place in places)
             cost = sum(want.passes for want in members) * load
-            for job in self._cutter.cut(members, places, *self._cutter.sizes(cost, workers)):
+            for job in self.cutter.cut(members, places, *self.cutter.sizes(cost, workers)):
                 self.scheduler.submit(job)
 
     def _collect(self) -> list[Want]:
         """Wait for jobs, store what they computed, and return the wants that gained by it."""
         blocks, gained = list[Block](), dict[Key, Want]()
         for job, arrays in self.scheduler.collect():
-            kind, place, wants = job.item.kind, self._cutter.place_of(job), self._cutter.end(job)
+            kind, place, wants = job.item.kind, self.cutter.place_of(job), self.cutter.end(job)
             amount = self._shares[place] * len(wants)
             if kind == OUTPUTS:
                 self.counts.computed += amount
@@ -248,10 +248,10 @@ class Dispatcher:
 
     def _may_drop(self, job: Job) -> bool:
         """Drop a job that can't be computed, if it is one that nobody asked for."""
-        keys = [want.key for want in self._cutter.wants_of(job)]
+        keys = [want.key for want in self.cutter.wants_of(job)]
         if not job.speculative or any(key in self._wants for key in keys):
             return False
-        self._cutter.end(job)
+        self.cutter.end(job)
         self._refused.update(keys)
         return True
 
@@ -305,7 +305,7 @@ class Dispatcher:
         if wants[0].ask.decide is None:  # in any order: the longest first
             pieces = self._layout.pieces
             places = sorted(places, key=lambda place: (-pieces[place].load, place))
-        return self._cutter.cut(wants, places, size, size, True)
+        return self.cutter.cut(wants, places, size, size, True)
 
     def _nothing_ahead(self) -> Ahead:
         return Ahead(iter(()), self._places, self._cut_small)
