@@ -183,7 +183,7 @@ class RayWorkers:
                 events += self._take_start(reference)
             elif reference in self._running:
                 events += self._take_result(reference)
-        self.most_live = max(self.most_live, len(self._actors) - len(self._starting))
+        self.most_live = max(self.most_live, self._live)
         return events
 
     def now(self) -> float:
@@ -242,9 +242,8 @@ class RayWorkers:
             ray.get(reference)
         except ray_exceptions.RayError as error:
             self._failed_starts += 1
-            others = len(self._actors) - 1  # up, or still starting
-            up = others - len(self._starting) - len(self._again)
-            if not up and (not self._starting or self._failed_starts >= MOST_FAILED_STARTS):
+            ray.kill(self._actors.pop(slot))
+            if self._none_will_come_up():
                 if "EngineError" in str(error):  # a clear one, from the worker itself
                     text = str(error).split("EngineError:")[-1].strip().splitlines()[0]
                     raise EngineError(text) from None
@@ -252,11 +251,22 @@ class RayWorkers:
                     f"{self._failed_starts} workers died before they were up; scores so far are "
                     f"kept; the last: {_line(error)}"
                 ) from None
-            ray.kill(self._actors[slot])
             self._again.append((monotonic() + RESTART_SECONDS, slot))
             return []
         self._failed_starts = 0
         return [Up(slot)]
+
+    @property
+    def _live(self) -> int:
+        return len(self._actors) - len(self._starting)
+
+    def _none_will_come_up(self) -> bool:
+        """Whether there is no hope after a failed start.
+
+        Where one was up before, what kills them now is not the model: the scheduler waits longer.
+        """
+        tried = not self._starting or self._failed_starts >= MOST_FAILED_STARTS
+        return not max(self.most_live, self._live) and tried
 
     def _take_result(self, reference: Any) -> list[Event]:
         if reference not in self._running:  # its worker died, and this was void with it
@@ -285,8 +295,9 @@ class RayWorkers:
             return
         free = ray.available_resources()
         room = min(int(free.get(name, 0) / need) for name, need in self._needs.items())
-        for _ in range(min(room, self.plan.most_workers - len(self._actors))):
-            self._start(len(self._actors))
+        slots = len(self._actors) + len(self._again)  # all that there are, without gaps
+        for slot in range(slots, min(slots + room, self.plan.most_workers)):
+            self._start(slot)
 
 
 def _answered(call: int, seconds: float, result: list[np.ndarray] | tuple[int, str]) -> Event:

@@ -244,6 +244,39 @@ def poison(path: Path) -> dict[str, Any]:
     return {"error": None}
 
 
+def doomed(path: Path, starts: str, dies_from: str) -> dict[str, Any]:
+    """All workers die in some step, and so do so many of those that take their places."""
+    log = path.with_name("starts")
+    log.touch()
+    first, last = int(dies_from), int(dies_from) + int(starts)
+
+    class Doomed(Slow):
+        def __init__(self, *arguments: Any) -> None:
+            with log.open("a") as file:
+                number = file.tell()
+                file.write("x")
+            if first <= number < last:
+                os._exit(1)
+            super().__init__(*arguments)
+
+    ray_workers.RESTART_SECONDS = 0.2
+    nodes = Nodes(2)
+    SlowWorkers.actor = Doomed
+    workers = SlowWorkers(BUNDLE, DATA, plan(2, 2), nodes.cluster.address)
+
+    def step(record: dict[str, Any]) -> None:
+        if record["step"] == 3:
+            for pid in actor_pids("Doomed"):
+                kill(pid)
+
+    try:
+        return {**search(workers, path, on_step=step), "starts": log.stat().st_size}
+    except EngineError as error:
+        return {"error": str(error), "starts": log.stat().st_size}
+    finally:
+        nodes.close()
+
+
 def slow(path: Path) -> dict[str, Any]:
     """One worker hangs for a minute in its first calls."""
 
@@ -294,7 +327,7 @@ def lost(path: Path) -> dict[str, Any]:
         nodes.close()
 
 
-CASES = {f.__name__: f for f in (chaos, join, two_searches, guest, poison, slow, lost)}
+CASES = {f.__name__: f for f in (chaos, join, two_searches, guest, poison, doomed, slow, lost)}
 
 if __name__ == "__main__":
     case, path, *rest = sys.argv[1:]

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from headsearch.engine import worker
+from headsearch.engine import ray_workers, worker
 from headsearch.engine.worker import make_evaluator, run_job
 from headsearch.errors import EngineError
 from headsearch.heads import HeadSet
@@ -77,6 +77,21 @@ def test_what_kills_three_workers_fails_the_run_and_scores_are_kept(tmp_path: Pa
     found = case("poison", tmp_path)
     assert "in flight at 3 workers that died; scores so far are kept" in found["error"]
     assert found["kept"] > 0
+
+
+def test_starts_that_fail_after_some_worker_was_up_are_repeated(
+    tmp_path: Path, reference: str
+) -> None:
+    found = case("doomed", tmp_path, 4, 2)
+    assert found["starts"] >= 2 + 4 + 1
+    assert found["transcript"] == reference
+    assert found["missing"] == 0
+
+
+def test_workers_that_never_come_up_end_the_run(tmp_path: Path) -> None:
+    found = case("doomed", tmp_path, 100, 0)
+    assert found["starts"] <= 2 * ray_workers.MOST_FAILED_STARTS
+    assert "workers died before they were up; scores so far are kept" in found["error"]
 
 
 def test_a_slow_workers_jobs_are_given_to_another(tmp_path: Path, reference: str) -> None:
