@@ -102,9 +102,8 @@ class Ledger:
             new = tuple(state for state in states if state not in known)
             room = self._room(sum(len(ask.states) for ask in asks))
             dropped = dropped or len(new) > room
-            if new[:room]:
-                ask = Ask(OUTPUTS, parent, new[:room])
-                asks.append(self.early(parent, ask.states) if early else ask)
+            if fit := new[:room]:
+                asks.append(self.early(parent, fit) if early else Ask(OUTPUTS, parent, fit))
         if not asks and not dropped:
             return []
         self._check_stop()

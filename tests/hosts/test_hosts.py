@@ -91,7 +91,7 @@ def wait_for_worker(host: Host, process: subprocess.Popen[str]) -> None:
 
 @pytest.fixture(scope="module")
 def search(tmp_path_factory: pytest.TempPathFactory) -> Search:
-    if reason := why_not():
+    if reason := why_not():  # no hosts of their own can be made on this machine
         pytest.skip(reason)
     folder = tmp_path_factory.mktemp("search")
     model, data, out = folder / "model", folder / "dev.csv", folder / "inline"

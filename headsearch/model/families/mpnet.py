@@ -12,7 +12,8 @@ from transformers.models.mpnet.modeling_mpnet import MPNetSelfAttention
 from headsearch.model.families.base import AttentionLayer
 
 
-class NarrowMPNetSelfAttention(MPNetSelfAttention):  # type: ignore[misc]  # it has no types
+# To mypy the base class is Any: it is set not to look into transformers.
+class NarrowMPNetSelfAttention(MPNetSelfAttention):  # type: ignore[misc]
     """Self-attention that has lost heads: takes its own heads' rows of the shared position bias."""
 
     kept: tuple[int, ...]  # the heads that are left, numbered as in the unpruned model
