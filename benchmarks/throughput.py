@@ -46,21 +46,26 @@ from headsearch.task.batches import Batch, BatchedData, Span, tokenise
 
 # Layers, heads, hidden size.
 SHAPES = {"MiniLM": (6, 12, 384), "BERT-base": (12, 12, 768), "BERT-large": (24, 16, 1024)}
-# How many examples are scored: fewer where a mask takes longer.
-EXAMPLES = {"MiniLM": 64, "BERT-base": 32, "BERT-large": 12}
+# Examples in a batch, and how many batches of those that the data is cut into are scored: less
+# where a mask takes longer.
+SAMPLES = {"MiniLM": (64, 3), "BERT-base": (32, 1), "BERT-large": (8, 1)}
 REMOVED = (0.0, 0.25, 0.5)
 RUNGS = (1, 2, 3, 5, 8, 12, 18, 26)  # heads removed by the macro ladder beyond its parent
 PADDED = 128
+SAMPLED = 3  # masks that the plain forward is timed on, or some more
 PEAK_SIZE = 2048
 
 
 def load(model: str, assets: Path) -> tuple[Any, BatchedData]:
-    """Return a model and its batches."""
-    config = RunConfig(
-        model=str(assets / "model"), data=str(assets / "search.csv"), max_examples=EXAMPLES[model]
-    )
+    """Return a model and some of the batches that all snippets make, from short to long."""
+    config = RunConfig(model=str(assets / "model"), data=str(assets / "search.csv"))
     made, tokenizer = load_model(config.model)
-    data = tokenise(load_data(config, made), tokenizer)
+    size, count = SAMPLES[model]
+    data = tokenise(load_data(config, made), tokenizer, batch_examples=size)
+    ordered = sorted(data.batches, key=lambda batch: (batch.tokens, batch.lengths.sum()))
+    picked = tuple(ordered[len(ordered) * (2 * i + 1) // (2 * count)] for i in range(count))
+    examples = sum(batch.examples for batch in picked)
+    data = BatchedData(picked, np.zeros(examples, np.int64), np.arange(examples))
     if model != "MiniLM":
         torch.manual_seed(0)
         layers, heads, hidden = SHAPES[model]
@@ -95,7 +100,7 @@ def singles_of(shape: HeadMap, parent: HeadSet) -> list[HeadSet]:
 
 def ladder_of(shape: HeadMap, parent: HeadSet) -> list[HeadSet]:
     order = np.random.default_rng(1).permutation(shape.total)
-    path = [int(j) for j in order if j not in parent]
+    path = [j for j in map(int, order) if j not in parent]
     return [parent | HeadSet.of(path[:rung]) for rung in RUNGS if rung <= len(path)]
 
 
@@ -105,36 +110,38 @@ def sample_of(shape: HeadMap, parent: HeadSet, children: Sequence[HeadSet]) -> l
     for position, child in enumerate(children):
         first.setdefault(shape.first_layer(parent ^ child), position)
     chosen = list(first.values())
-    return chosen[:: max(1, len(chosen) // 4)]
+    return chosen[:: max(1, len(chosen) // SAMPLED)]
 
 
 def least(model: Any, shape: HeadMap, batches: Sequence[Batch], states: Sequence[HeadSet]) -> float:
-    """Return the least operations of all linear layers: 2 for each weight and row.
+    """Return the least operations of all products but attention's own: 2 for each weight and row.
 
-    A layer is computed once for all states that keep the same heads of the layers below, each head
-    of it that any of them keeps once, and what comes after attention once for each way to keep its
-    heads. In the last layer there are queries of the first token alone.
+    Rows are tokens without padding. A layer is computed once for all states that keep the same
+    heads of the layers below, each head of it that any of them keeps once, and what comes after
+    attention once for each way to keep its heads. In the last layer there is one row for each
+    example, but for the weighted means of its input, see `FusedLayer.attend_first`.
     """
     hidden, inner = model.config.hidden_size, model.config.intermediate_size
     size = hidden // model.config.num_attention_heads
     kept = [[shape.kept(state, layer) for layer in range(shape.layers)] for state in states]
-    rows = sum(batch.examples * batch.tokens for batch in batches)
+    rows = sum(int(batch.lengths.sum()) for batch in batches)
     examples = sum(batch.examples for batch in batches)
     total = 0.0
     for layer in range(shape.layers):
-        queries = examples if layer == shape.layers - 1 else rows
+        last = layer == shape.layers - 1
         heads = {(*path[:layer], head) for path in kept for head in path[layer]}
-        total += 2.0 * hidden * size * len(heads) * (queries + 2 * rows)
+        # Queries, what they ask of the layer's input, and values; or queries, keys and values.
+        total += 2.0 * hidden * size * len(heads) * 3 * (examples if last else rows)
+        if last:
+            total += 2.0 * hidden * len(heads) * 2 * rows  # scores and weighted means
         for path in {tuple(path[: layer + 1]) for path in kept}:
-            total += 2.0 * queries * hidden * (len(path[layer]) * size + 2 * inner)
+            after = len(path[layer]) * size + 2 * inner
+            total += 2.0 * hidden * after * (examples if last else rows)
     return total + 2.0 * len(states) * examples * hidden * (hidden + model.config.num_labels)
 
 
-def counted(run: Callable[[], Any]) -> float:
-    """Return the operations of all matrix products but attention's own."""
-    counter = FlopCounterMode(display=False)
-    with counter:
-        run()
+def operations(counter: FlopCounterMode) -> float:
+    """Return the operations counted of all matrix products but attention's own."""
     return float(
         sum(
             count
@@ -172,7 +179,10 @@ def compare(
         evaluator.cache = ParentCache(DEFAULT_CACHE_BYTES)
         return evaluator.outputs(parent, children, span)
 
-    evaluator.outputs(parent, children[:1], span)  # warm
+    counter = FlopCounterMode(display=False)
+    with counter:  # and warms up
+        found = score()
+    every = [plain_outputs(model, data.batches, child) for child in children]
     for _ in range(repetitions):
         peaks.append(peak())
         seconds, plain = timed(lambda: [plain_outputs(model, wide, children[i]) for i in picked])
@@ -181,9 +191,9 @@ def compare(
             lambda: [plain_outputs(model, data.batches, children[i]) for i in picked]
         )
         times["b"].append(seconds / len(picked))
-        seconds, found = timed(score)
+        seconds, again = timed(score)
         times["c"].append(seconds / len(children))
-    every = [plain_outputs(model, data.batches, child) for child in children]
+        assert (again == found).all()
     worst = max(
         float(np.abs(found - np.stack(every)).max()),
         float(np.abs(found[picked] - np.stack(plain)).max()),
@@ -197,7 +207,7 @@ def compare(
     assert worst <= 1e-5, worst
     assert same
     assert effect > 1e-3, effect
-    done = counted(score)
+    done = operations(counter)
     needed = least(model, shape, data.batches, children)
 
     def ratio(other: str) -> float:

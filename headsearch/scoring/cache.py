@@ -15,9 +15,9 @@ class LayerState:
     """What a child needs of its parent at the layer where they first differ.
 
     Attributes:
-        hidden: the layer's input, (examples, tokens, hidden).
-        context: attention's result for the heads the parent kept, before the output projection,
-            (examples, query tokens, heads, head size).
+        hidden: the layer's input, (rows, hidden), see `scoring.packing`.
+        context: attention's result before the output projection, (rows, heads, head size): of the
+            heads that the parent kept; in the last layer of all, and of first tokens alone.
     """
 
     hidden: Tensor

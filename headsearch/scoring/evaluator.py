@@ -30,6 +30,7 @@ from headsearch.model.families import family_of, head_map
 from headsearch.scoring.cache import LayerState, ParentCache, Trace
 from headsearch.scoring.item import GRADIENTS, OUTPUTS, WorkItem
 from headsearch.scoring.layers import fuse
+from headsearch.scoring.packing import Packing
 from headsearch.task.batches import Batch, Span
 
 DEFAULT_CACHE_BYTES = 512 << 20
@@ -67,6 +68,7 @@ class Evaluator:
         self._layers = [fuse(layer) for layer in self._family.layers(model)]
         self.shape: HeadMap = head_map(model)
         self.cache = ParentCache(cache_bytes)
+        self._packings: dict[int, Packing] = {}
 
     def run(self, item: WorkItem, span: Span) -> np.ndarray:
         """Compute a work item on one shard; a leading axis runs over `item.states`."""
@@ -90,14 +92,13 @@ class Evaluator:
             groups.setdefault(self.shape.first_layer(parent ^ child), []).append(position)
         parts = []
         for number in range(span.first, span.stop):
-            batch = self._batches[number]
             logits: list[Tensor | None] = [None] * len(children)
-            mask = self._mask(batch)
-            for layer, state in self._walk(parent, number, batch, last=max(groups, default=0)):
+            packing = self._packing(number)
+            for layer, state in self._walk(parent, number, last=max(groups, default=0)):
                 if layer not in groups:
                     continue
                 known = self._known(parent, layer, state)
-                self._descend(children, groups[layer], layer, state.hidden, known, mask, logits)
+                self._descend(children, groups[layer], layer, state.hidden, known, packing, logits)
             parts.append(torch.stack([row for row in logits if row is not None]).cpu())
         return torch.cat(parts, dim=1).numpy()
 
@@ -118,7 +119,7 @@ class Evaluator:
     # The parent
 
     def _walk(
-        self, parent: HeadSet, number: int, batch: Batch, last: int
+        self, parent: HeadSet, number: int, last: int
     ) -> Iterator[tuple[int, LayerState]]:
         """Yield (layer, the parent's state there) up to layer `last`, from the cache if held.
 
@@ -129,15 +130,14 @@ class Evaluator:
         if last < len(trace):
             return
         keep: Trace | None = list(trace)
-        mask = self._mask(batch)
+        packing = self._packing(number)
         if trace:
             top = len(trace) - 1
-            hidden = self._finish(self.shape.kept(parent, top), trace[top], top)
+            hidden = self._follow(parent, top, trace[top], packing)
         else:
-            hidden = self._embed(batch)
+            hidden = self._embed(self._batches[number], packing)
         for layer in range(len(trace), min(last, self.shape.layers - 1) + 1):
-            kept = self.shape.kept(parent, layer)
-            context = self._attend(layer, hidden, kept, mask)
+            context = self._attend(layer, hidden, self.shape.kept(parent, layer), packing)
             state = LayerState(hidden, context)
             if keep is not None:
                 keep.append(state)
@@ -145,7 +145,7 @@ class Evaluator:
                     keep = None
             yield layer, state
             if layer < last:
-                hidden = self._finish(kept, state, layer)
+                hidden = self._follow(parent, layer, state, packing)
         if last == self.shape.layers:
             yield last, LayerState(hidden, hidden)
         if keep is not None and len(keep) > len(trace):
@@ -155,12 +155,12 @@ class Evaluator:
         """Return the contexts of the parent's heads at a layer, by head."""
         if layer == self.shape.layers:
             return {}
-        return _by_head(self.shape.kept(parent, layer), state.context)
+        return _by_head(self._computed(layer, self.shape.kept(parent, layer)), state.context)
 
-    def _finish(self, kept: tuple[int, ...], state: LayerState, layer: int) -> Tensor:
-        """Return a layer's output with the heads whose contexts the state has."""
-        projected = self._layers[layer].project(state.context, kept)
-        return self._layers[layer].finish(projected, state.hidden[:, : projected.shape[1]])
+    def _follow(self, parent: HeadSet, layer: int, state: LayerState, packing: Packing) -> Tensor:
+        """Return the parent's output of a layer."""
+        contexts = self._known(parent, layer, state)
+        return self._step(layer, state.hidden, contexts, self.shape.kept(parent, layer), packing)
 
     # The children
 
@@ -171,7 +171,7 @@ class Evaluator:
         layer: int,
         hidden: Tensor,
         contexts: dict[int, Tensor],
-        mask: Tensor | None,
+        packing: Packing,
         logits: list[Tensor | None],
     ) -> None:
         """Compute the logits of children that are alike below a layer, as a trie of their layers.
@@ -185,12 +185,12 @@ class Evaluator:
             layer: where they may begin to differ.
             hidden: its input, the same for all of them.
             contexts: {head: context} as far as known there.
-            mask: see `_mask`.
+            packing: which rows belong together.
             logits: where to put results, by position.
         """
         while True:
             if layer == self.shape.layers:
-                result = self._family.classify(self._model, hidden).float()
+                result = self._family.classify(self._model, hidden[:, None]).float()
                 for i in members:
                     logits[i] = result
                 return
@@ -199,48 +199,64 @@ class Evaluator:
                 parts.setdefault(self.shape.kept(children[i], layer), []).append(i)
             missing = sorted({head for heads in parts for head in heads} - contexts.keys())
             if missing:
-                computed = self._attend(layer, hidden, tuple(missing), mask)
-                contexts |= _by_head(missing, computed)
+                computed = self._attend(layer, hidden, tuple(missing), packing)
+                contexts |= _by_head(self._computed(layer, missing), computed)
             if len(parts) > 1:
                 break
-            hidden = self._step(layer, hidden, contexts, next(iter(parts)))
+            hidden = self._step(layer, hidden, contexts, next(iter(parts)), packing)
             layer, contexts = layer + 1, {}
         for heads, part in parts.items():
-            following = self._step(layer, hidden, contexts, heads)
-            self._descend(children, part, layer + 1, following, {}, mask, logits)
+            following = self._step(layer, hidden, contexts, heads, packing)
+            self._descend(children, part, layer + 1, following, {}, packing, logits)
 
     def _step(
-        self, layer: int, hidden: Tensor, contexts: dict[int, Tensor], heads: tuple[int, ...]
+        self,
+        layer: int,
+        hidden: Tensor,
+        contexts: dict[int, Tensor],
+        heads: tuple[int, ...],
+        packing: Packing,
     ) -> Tensor:
         """Return a layer's output with the given heads, whose contexts are known."""
+        if self._is_last(layer):
+            hidden = hidden[packing.first]
         if heads:
-            context = torch.cat([contexts[head] for head in heads], dim=2)
+            context = torch.cat([contexts[head] for head in heads], dim=1)
         else:
-            context = self._attend(layer, hidden, (), None)
-        return self._finish(heads, LayerState(hidden, context), layer)
+            context = hidden.new_zeros(len(hidden), 0, self._layers[layer].head_size)
+        fused = self._layers[layer]
+        return fused.finish(fused.project(context, heads), hidden)
 
     # Shared parts
 
-    def _embed(self, batch: Batch) -> Tensor:
-        """Return the first layer's input, (examples, tokens, hidden)."""
+    def _embed(self, batch: Batch, packing: Packing) -> Tensor:
+        """Return the first layer's input, (rows, hidden)."""
         tensors = {
             name: torch.from_numpy(array).to(self._device) for name, array in batch.arrays.items()
         }
-        return self._family.embed(self._model, tensors)
+        return packing.pack(self._family.embed(self._model, tensors))
 
-    def _mask(self, batch: Batch) -> Tensor | None:
-        """Return True for real tokens, (examples, 1, 1, tokens); None where nothing is padded."""
-        mask = batch.arrays["attention_mask"]
-        if mask.all():
-            return None
-        return torch.from_numpy(mask).to(self._device).bool()[:, None, None, :]
+    def _packing(self, number: int) -> Packing:
+        """Return where the tokens of a batch are."""
+        if number not in self._packings:
+            self._packings[number] = Packing(self._batches[number], self._device)
+        return self._packings[number]
+
+    def _is_last(self, layer: int) -> bool:
+        return layer == self.shape.layers - 1
+
+    def _computed(self, layer: int, heads: Sequence[int]) -> Sequence[int]:
+        """Return the heads whose contexts `_attend` returns."""
+        return range(self.shape.heads_per_layer[layer]) if self._is_last(layer) else heads
 
     def _attend(
-        self, layer: int, hidden: Tensor, heads: tuple[int, ...], mask: Tensor | None
+        self, layer: int, hidden: Tensor, heads: tuple[int, ...], packing: Packing
     ) -> Tensor:
-        bias = self._family.position_bias(self._model, layer, hidden.shape[1])
-        last = layer == self.shape.layers - 1
-        return self._layers[layer].attend(hidden, heads, mask, bias, first_token_only=last)
+        """Return the contexts of some heads; in the last layer of all, where that costs nothing."""
+        bias = self._family.position_bias(self._model, layer, packing.tokens)
+        if self._is_last(layer):
+            return self._layers[layer].attend_first(hidden, packing, bias)
+        return self._layers[layer].attend(hidden, heads, packing, bias)
 
     # Gradients
 
@@ -256,19 +272,25 @@ class Evaluator:
 
     def _gradients_of(self, state: HeadSet, batch: Batch, rows: slice) -> np.ndarray:
         part = Batch({name: array[rows] for name, array in batch.arrays.items()})
-        hidden, mask = self._embed(part), self._mask(part)
+        packing = Packing(part, self._device)
+        hidden = self._embed(part, packing)
         gates = []
         # On a GPU only this attention's backward pass gives the same bits each time.
         exact = sdpa_kernel(SDPBackend.MATH) if self._device.type == "cuda" else nullcontext()
         with torch.enable_grad(), exact:
             for layer in range(self.shape.layers):
                 heads = self.shape.kept(state, layer)
-                context = self._attend(layer, hidden, heads, mask)
+                context = self._attend(layer, hidden, heads, packing)
                 gate = context.new_ones(part.examples, len(heads)).requires_grad_()
                 gates.append(gate)
-                projected = self._layers[layer].project(context * gate[:, None, :, None], heads)
-                hidden = self._layers[layer].finish(projected, hidden[:, : projected.shape[1]])
-            logits = self._family.classify(self._model, hidden)
+                if self._is_last(layer):
+                    context, hidden, rows_of = context[:, list(heads)], hidden[packing.first], gate
+                else:
+                    rows_of = gate[packing.examples]
+                fused = self._layers[layer]
+                projected = fused.project(context * rows_of[:, :, None], heads)
+                hidden = fused.finish(projected, hidden)
+            logits = self._family.classify(self._model, hidden[:, None])
             result = np.zeros((part.examples, logits.shape[1], self.shape.total), np.float32)
             used = [(layer, gate) for layer, gate in enumerate(gates) if gate.shape[1]]
             if not used:
@@ -292,5 +314,5 @@ class Evaluator:
 
 
 def _by_head(heads: Sequence[int], context: Tensor) -> dict[int, Tensor]:
-    """Return {head: its context, (examples, query tokens, 1, head size)}."""
-    return {head: context[:, :, place : place + 1] for place, head in enumerate(heads)}
+    """Return {head: its context, (rows, 1, head size)}."""
+    return {head: context[:, place : place + 1] for place, head in enumerate(heads)}

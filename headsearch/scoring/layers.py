@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,6 +11,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from headsearch.model.families import AttentionLayer
+from headsearch.scoring.packing import Packing
+
+ALIGNED = 64  # numbers; at most 8 bytes each, so more than enough for any vector unit
 
 
 @dataclass(frozen=True)
@@ -36,77 +40,87 @@ class FusedLayer:
         return self.qkv_weight.shape[2]
 
     def attend(
-        self,
-        hidden: Tensor,
-        heads: tuple[int, ...],
-        mask: Tensor | None,
-        bias: Tensor | None,
-        first_token_only: bool,
+        self, hidden: Tensor, heads: tuple[int, ...], packing: Packing, bias: Tensor | None
     ) -> Tensor:
-        """Return the context of the given heads, (examples, query tokens, heads, head size).
+        """Return the context of the given heads, (rows, heads, head size).
 
         Args:
-            hidden: the layer's input, (examples, tokens, hidden).
+            hidden: the layer's input, (rows, hidden).
             heads: which heads to compute; no arithmetic is spent on the others.
-            mask: True where a token may be attended to, (examples, 1, 1, tokens); None: everywhere.
+            packing: which rows belong together.
             bias: added to the scores, (1, all heads, tokens, tokens), or None.
-            first_token_only: compute one query, for the first token.
         """
         if not heads:
-            queries = 1 if first_token_only else hidden.shape[1]
-            return hidden.new_zeros(hidden.shape[0], queries, 0, self.head_size)
-        # Head by head: a product's rounding may depend on its width, and a head's context must not
-        # depend on which other heads are computed beside it. Gradients are only ever computed for
-        # all heads of a state, so there one product does.
-        groups = [heads] if hidden.requires_grad else [(head,) for head in heads]
+            return hidden.new_zeros(len(hidden), 0, self.head_size)
+        projected = self._qkv(hidden, heads)
         contexts = []
-        for group in groups:
-            query, key, value = self._qkv(hidden, group, first_token_only)
-            context = functional.scaled_dot_product_attention(
-                query, key, value, attn_mask=_scores_mask(mask, bias, group, query.shape[2])
-            )
-            contexts.append(context.transpose(1, 2))
-        return torch.cat(contexts, dim=2)
+        for run, part in packing.split(projected, dim=1):
+            # (heads, examples, tokens, 3, head size) -> 3 x (examples, heads, tokens, head size)
+            query, key, value = part.permute(3, 1, 0, 2, 4)
+            added = None if bias is None else bias[:, list(heads), : run.tokens, : run.tokens]
+            context = functional.scaled_dot_product_attention(query, key, value, attn_mask=added)
+            contexts.append(context.transpose(1, 2).flatten(0, 1))
+        return contexts[0] if len(contexts) == 1 else torch.cat(contexts)
 
-    def _qkv(self, hidden: Tensor, heads: tuple[int, ...], first_token_only: bool) -> list[Tensor]:
-        """Return query, key and value, each (examples, heads, tokens, head size)."""
-        weight, row = self.qkv_weight[list(heads)], self.qkv_bias[list(heads)]
+    def attend_first(self, hidden: Tensor, packing: Packing, bias: Tensor | None) -> Tensor:
+        """Return the context of all heads for the first token, (examples, heads, head size).
 
-        def projected(rows: Tensor, first: int, stop: int) -> tuple[Tensor, ...]:
-            every = functional.linear(
-                rows, weight[:, first:stop].flatten(0, 2), row[:, first:stop].flatten()
-            )
-            shape = (*rows.shape[:2], len(heads), stop - first, self.head_size)
-            return every.view(shape).transpose(1, 2).unbind(3)
+        With one query for each example, keys and values need not be computed: q . (W x) is
+        (q W) . x, and a weighted mean of values W x + b is W times the mean of x, plus b. A key's
+        bias adds the same to all scores of a query, and so changes nothing.
 
-        if first_token_only:
-            return [*projected(hidden[:, :1], 0, 1), *projected(hidden, 1, 3)]
-        return list(projected(hidden, 0, 3))
+        Args:
+            hidden: the layer's input, (rows, hidden).
+            packing: which rows belong together.
+            bias: added to the scores, (1, all heads, tokens, tokens), or None.
+        """
+        weights, biases = self.qkv_weight, self.qkv_bias
+        query = functional.linear(
+            hidden[packing.first], weights[:, 0].flatten(0, 1), biases[:, 0].flatten()
+        ).unflatten(1, (-1, self.head_size))
+        scale = 1.0 / math.sqrt(self.head_size)
+        # (heads, examples, hidden) -> (examples, heads, hidden)
+        asked = ((query * scale).transpose(0, 1) @ weights[:, 1]).transpose(0, 1)
+        means, start = [], 0
+        for run, rows in packing.split(hidden):
+            scores = asked[start : start + run.examples] @ rows.transpose(1, 2)
+            if bias is not None:
+                scores = scores + bias[:, :, 0, : run.tokens]
+            means.append(scores.softmax(-1) @ rows)
+            start += run.examples
+        # (examples, heads, hidden) -> (heads, examples, hidden) and back
+        values = torch.cat(means).transpose(0, 1) @ weights[:, 2].transpose(1, 2)
+        return values.transpose(0, 1) + biases[:, 2]
+
+    def _qkv(self, hidden: Tensor, heads: tuple[int, ...]) -> Tensor:
+        """Return query, key and value, (heads, rows, 3, head size)."""
+        if hidden.requires_grad:
+            # Gradients are only ever computed for all heads of a state, so there one product does.
+            weight, row = self.qkv_weight[list(heads)], self.qkv_bias[list(heads)]
+            every = functional.linear(hidden, weight.flatten(0, 2), row.flatten())
+            return every.unflatten(1, (len(heads), 3, self.head_size)).transpose(0, 1)
+        # Head by head: a product's rounding may depend on its width, and a head's context must not
+        # depend on which other heads are computed beside it. For the same reason each head's block
+        # begins at a multiple of 64 bytes: rounding may depend on that as well.
+        wide = 3 * self.head_size
+        size = len(hidden) * wide
+        blocks = hidden.new_empty(len(heads), -(-size // ALIGNED) * ALIGNED)
+        found = blocks[:, :size].unflatten(1, (len(hidden), wide))
+        for place, head in enumerate(heads):
+            weight, row = self.qkv_weight[head].flatten(0, 1), self.qkv_bias[head].flatten()
+            torch.addmm(row, hidden, weight.T, out=found[place])
+        return found.unflatten(2, (3, self.head_size))
 
     def project(self, context: Tensor, heads: tuple[int, ...]) -> Tensor:
-        """Return the output projection of the given heads' context, (examples, tokens, hidden)."""
+        """Return the output projection of the given heads' context, (rows, hidden)."""
         weight = self.output_weight
         if not heads:
-            shape = (*context.shape[:2], weight.shape[0])
-            zeros = context.new_zeros(shape)
+            zeros = context.new_zeros(len(context), weight.shape[0])
             return zeros if self.output_bias is None else zeros + self.output_bias
         if len(heads) < weight.shape[1]:
             weight = weight[:, list(heads)]
-        rows = context.contiguous().flatten(2)  # one layout, wherever the context comes from
+        rows = context.contiguous().flatten(1)  # one layout, wherever the context comes from
         return functional.linear(rows, weight.flatten(1), self.output_bias)
-
-
-def _scores_mask(
-    mask: Tensor | None, bias: Tensor | None, heads: tuple[int, ...], queries: int
-) -> Tensor | None:
-    """Return what is added to the scores of some heads, or where they count."""
-    if bias is None:
-        return mask
-    bias = bias[:, list(heads), :queries]
-    if mask is None:
-        return bias
-    # Finite, so that no score is NaN; large enough for a weight of exactly 0.
-    return bias.masked_fill(~mask, torch.finfo(bias.dtype).min)
 
 
 def fuse(layer: AttentionLayer) -> FusedLayer:

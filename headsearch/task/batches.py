@@ -50,6 +50,11 @@ class Batch:
         """How many tokens each example is padded to."""
         return int(self.arrays["input_ids"].shape[1])
 
+    @property
+    def lengths(self) -> np.ndarray:
+        """How many tokens each example has; all padding comes after them. (examples,) int64."""
+        return self.arrays["attention_mask"].sum(axis=1)
+
 
 @dataclass(frozen=True)
 class BatchedData:

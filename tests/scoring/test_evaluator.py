@@ -98,14 +98,19 @@ def test_what_children_have_in_common_is_computed_once(
     model: nn.Module, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = tiny_data(model)
-    heads, layers = [0], [0]
+    heads, layers, lasts = [0], [0], [0]
     attend, project = FusedLayer.attend, FusedLayer.project
+    attend_first = FusedLayer.attend_first
 
     def counting_attend(
         self: FusedLayer, hidden: Tensor, asked: tuple[int, ...], *rest: Any, **named: Any
     ) -> Tensor:
         heads[0] += len(asked)
         return attend(self, hidden, asked, *rest, **named)
+
+    def counting_attend_first(self: FusedLayer, *arguments: Any) -> Tensor:
+        lasts[0] += 1
+        return attend_first(self, *arguments)
 
     def counting_project(self: FusedLayer, *arguments: Any) -> Tensor:
         layers[0] += 1
@@ -117,12 +122,14 @@ def test_what_children_have_in_common_is_computed_once(
     alone = [evaluator.outputs(child, [child], span)[0] for child in children]
     fresh = evaluator_of(model, data)
     monkeypatch.setattr(FusedLayer, "attend", counting_attend)
+    monkeypatch.setattr(FusedLayer, "attend_first", counting_attend_first)
     monkeypatch.setattr(FusedLayer, "project", counting_project)
     found = fresh.outputs(HeadSet(), children, span)
     np.testing.assert_array_equal(found, alone)
     assert layers == [1 + 2 + 4]
     # The parent's in the first layer; then each head once for all that come to it alike.
-    assert heads == [4 + 4 + 2 * 4]
+    assert heads == [4 + 4]
+    assert lasts == [2]
 
 
 def test_shards_give_the_same_bits_as_the_whole(model: nn.Module) -> None:

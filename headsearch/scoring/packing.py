@@ -1,0 +1,85 @@
+"""The tokens of a batch's examples one after the other, without padding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from headsearch.task.batches import Batch
+
+
+@dataclass(frozen=True)
+class Run:
+    """Neighbouring examples of one length.
+
+    Attributes:
+        first: row of the first one's first token.
+        examples: how many there are.
+        tokens: how many each has.
+    """
+
+    first: int
+    examples: int
+    tokens: int
+
+    @property
+    def rows(self) -> slice:
+        """The rows of all their tokens."""
+        return slice(self.first, self.first + self.examples * self.tokens)
+
+
+class Packing:
+    """Where the tokens of each example are among the rows of a batch.
+
+    All products of a layer but attention's own take rows, whatever example they are of, so nothing
+    is spent on padding; attention takes one run after the other.
+
+    Args:
+        batch: the examples; those of one length should be neighbours.
+        device: where the indices are to be.
+
+    Attributes:
+        runs: the examples, in order.
+        tokens: the most tokens that one has.
+    """
+
+    def __init__(self, batch: Batch, device: torch.device) -> None:
+        lengths = batch.lengths
+        self._real: Tensor | None = None  # of each position whether it is no padding
+        if int(lengths.min()) < batch.tokens:
+            self._real = torch.from_numpy(batch.arrays["attention_mask"]).to(device).bool()
+        starts = np.cumsum([0, *lengths])
+        edges = [0, *(np.flatnonzero(np.diff(lengths)) + 1), len(lengths)]
+        self.runs = [
+            Run(int(starts[start]), int(stop - start), int(lengths[start]))
+            for start, stop in zip(edges[:-1], edges[1:], strict=True)
+        ]
+        self.tokens = batch.tokens
+        self._starts, self._lengths, self._device = starts[:-1], lengths, device
+
+    @cached_property
+    def first(self) -> Tensor:
+        """Rows of the examples' first tokens, (examples,)."""
+        return torch.from_numpy(self._starts).to(self._device)
+
+    @cached_property
+    def examples(self) -> Tensor:
+        """Of each row which example it is of, (rows,)."""
+        return torch.from_numpy(np.repeat(np.arange(len(self._lengths)), self._lengths)).to(
+            self._device
+        )
+
+    def pack(self, padded: Tensor) -> Tensor:
+        """Return the rows of all tokens, (rows, hidden), of a padded tensor."""
+        return padded.flatten(0, 1) if self._real is None else padded[self._real]
+
+    def split(self, tensor: Tensor, dim: int = 0) -> Iterator[tuple[Run, Tensor]]:
+        """Yield each run with its rows, dimension `dim` of a tensor, as (…, examples, tokens, …)."""
+        for run in self.runs:
+            part = tensor.narrow(dim, run.first, run.examples * run.tokens)
+            yield run, part.unflatten(dim, (run.examples, run.tokens))
