@@ -35,6 +35,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.common import provenance
 from headsearch.heads import HeadMap, HeadSet
+from headsearch.model.bundle import bundle, rebuild
 from headsearch.model.checkpoint import load_model
 from headsearch.model.families import head_map
 from headsearch.model.plain import plain_outputs
@@ -169,7 +170,7 @@ def compare(
     model: Any, data: BatchedData, parent: HeadSet, children: list[HeadSet], repetitions: int
 ) -> dict[str, Any]:
     """Time the three ways of scoring a parent's children."""
-    evaluator = Evaluator(model, data.batches)
+    evaluator = Evaluator(rebuild(bundle(model)), data.batches)
     shape, wide, span = evaluator.shape, padded(data.batches), Span(0, len(data.batches))
     picked = sample_of(shape, parent, children)
     times: dict[str, list[float]] = {"a": [], "b": [], "c": []}

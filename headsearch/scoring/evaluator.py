@@ -31,6 +31,7 @@ from headsearch.scoring.cache import LayerState, ParentCache, Trace
 from headsearch.scoring.item import GRADIENTS, OUTPUTS, WorkItem
 from headsearch.scoring.layers import fuse
 from headsearch.scoring.packing import Packing
+from headsearch.scoring.products import has_onednn, pack
 from headsearch.task.batches import Batch, Span
 
 DEFAULT_CACHE_BYTES = 512 << 20
@@ -44,8 +45,8 @@ class Evaluator:
     """Computes outputs and gradients on one device.
 
     Args:
-        model: a model of a known family; it is put into eval mode, cast to `dtype`, and its
-            parameters stop requiring gradients.
+        model: a model of a known family, which becomes the evaluator's own: it is cast to `dtype`,
+            its parameters stop requiring gradients, and its linear layers may be replaced.
         batches: all batches of the task, in its order; a shard is a span of them.
         dtype: a name in `DTYPES`.
         device: where to compute.
@@ -65,7 +66,10 @@ class Evaluator:
         self._device = torch.device(device)
         self._batches = list(batches)
         self._family = family_of(model)
-        self._layers = [fuse(layer) for layer in self._family.layers(model)]
+        layers = self._family.layers(model)
+        self._layers = [fuse(layer) for layer in layers]
+        if has_onednn(self._device, DTYPES[dtype]):
+            pack(model, layers)
         self.shape: HeadMap = head_map(model)
         self.cache = ParentCache(cache_bytes)
         self._packings: dict[int, Packing] = {}
@@ -190,7 +194,8 @@ class Evaluator:
         """
         while True:
             if layer == self.shape.layers:
-                result = self._family.classify(self._model, hidden[:, None]).float()
+                logits_of_all = self._family.classify(self._model, hidden[:, None]).float()
+                result = logits_of_all[: packing.count]
                 for i in members:
                     logits[i] = result
                 return
@@ -284,13 +289,14 @@ class Evaluator:
                 gate = context.new_ones(part.examples, len(heads)).requires_grad_()
                 gates.append(gate)
                 if self._is_last(layer):
-                    context, hidden, rows_of = context[:, list(heads)], hidden[packing.first], gate
+                    context, hidden = context[:, list(heads)], hidden[packing.first]
+                    gate_of_row = packing.fill_examples([gate])
                 else:
-                    rows_of = gate[packing.examples]
+                    gate_of_row = gate[packing.examples]
                 fused = self._layers[layer]
-                projected = fused.project(context * rows_of[:, :, None], heads)
+                projected = fused.project(context * gate_of_row[:, :, None], heads)
                 hidden = fused.finish(projected, hidden)
-            logits = self._family.classify(self._model, hidden[:, None])
+            logits = self._family.classify(self._model, hidden[:, None])[: part.examples]
             result = np.zeros((part.examples, logits.shape[1], self.shape.total), np.float32)
             used = [(layer, gate) for layer, gate in enumerate(gates) if gate.shape[1]]
             if not used:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from headsearch.scoring.products import ROWS
 from headsearch.task.batches import Batch
 
 
@@ -37,7 +38,8 @@ class Packing:
     """Where the tokens of each example are among the rows of a batch.
 
     All products of a layer but attention's own take rows, whatever example they are of, so nothing
-    is spent on padding; attention takes one run after the other.
+    is spent on padding; attention takes one run after the other. There are a few more rows at the
+    end, so that their number is a multiple of `ROWS`; so there are of examples where each has one.
 
     Args:
         batch: the examples; those of one length should be neighbours.
@@ -46,6 +48,7 @@ class Packing:
     Attributes:
         runs: the examples, in order.
         tokens: the most tokens that one has.
+        count: how many examples there are.
     """
 
     def __init__(self, batch: Batch, device: torch.device) -> None:
@@ -54,32 +57,50 @@ class Packing:
         if int(lengths.min()) < batch.tokens:
             self._real = torch.from_numpy(batch.arrays["attention_mask"]).to(device).bool()
         starts = np.cumsum([0, *lengths])
+        self._more = -int(starts[-1]) % ROWS
+        self._more_examples = -len(lengths) % ROWS
         edges = [0, *(np.flatnonzero(np.diff(lengths)) + 1), len(lengths)]
         self.runs = [
             Run(int(starts[start]), int(stop - start), int(lengths[start]))
             for start, stop in zip(edges[:-1], edges[1:], strict=True)
         ]
-        self.tokens = batch.tokens
+        self.tokens, self.count = batch.tokens, batch.examples
         self._starts, self._lengths, self._device = starts[:-1], lengths, device
 
     @cached_property
     def first(self) -> Tensor:
-        """Rows of the examples' first tokens, (examples,)."""
-        return torch.from_numpy(self._starts).to(self._device)
+        """Rows of the examples' first tokens, (examples and some more,)."""
+        return self._index(self._starts, self._more_examples)
 
     @cached_property
     def examples(self) -> Tensor:
         """Of each row which example it is of, (rows,)."""
-        return torch.from_numpy(np.repeat(np.arange(len(self._lengths)), self._lengths)).to(
-            self._device
-        )
+        return self._index(np.repeat(np.arange(len(self._lengths)), self._lengths), self._more)
 
     def pack(self, padded: Tensor) -> Tensor:
         """Return the rows of all tokens, (rows, hidden), of a padded tensor."""
-        return padded.flatten(0, 1) if self._real is None else padded[self._real]
+        rows = padded.flatten(0, 1) if self._real is None else padded[self._real]
+        return self.fill([rows])
+
+    def fill(self, parts: list[Tensor]) -> Tensor:
+        """Join the rows of all runs, (rows, …), and add those that make a multiple of `ROWS`."""
+        return _join(parts, self._more)
+
+    def fill_examples(self, parts: list[Tensor]) -> Tensor:
+        """The same where each example has one row, (examples and some more, …)."""
+        return _join(parts, self._more_examples)
 
     def split(self, tensor: Tensor, dim: int = 0) -> Iterator[tuple[Run, Tensor]]:
         """Yield each run with its rows, dimension `dim` of a tensor, as (…, examples, tokens, …)."""
         for run in self.runs:
             part = tensor.narrow(dim, run.first, run.examples * run.tokens)
             yield run, part.unflatten(dim, (run.examples, run.tokens))
+
+    def _index(self, values: np.ndarray, more: int) -> Tensor:
+        return torch.from_numpy(np.pad(values, (0, more))).to(self._device)
+
+
+def _join(parts: list[Tensor], more: int) -> Tensor:
+    if more:
+        parts = [*parts, parts[0].new_zeros(more, *parts[0].shape[1:])]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)

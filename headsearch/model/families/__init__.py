@@ -8,14 +8,22 @@ from torch import nn
 
 from headsearch.errors import ModelError, UnknownFamilyError
 from headsearch.heads import HeadMap
-from headsearch.model.families.base import AttentionLayer, Family
+from headsearch.model.families.base import AttentionLayer, Family, FeedForward
 from headsearch.model.families.bert import BERT, ELECTRA, ROBERTA
 from headsearch.model.families.distilbert import DISTILBERT
 from headsearch.model.families.mpnet import MPNET
 
 FAMILIES: tuple[Family, ...] = (BERT, ROBERTA, ELECTRA, DISTILBERT, MPNET)
 
-__all__ = ["FAMILIES", "AttentionLayer", "Family", "family_of", "head_map", "max_tokens"]
+__all__ = [
+    "FAMILIES",
+    "AttentionLayer",
+    "Family",
+    "FeedForward",
+    "family_of",
+    "head_map",
+    "max_tokens",
+]
 
 
 def family_of(model: nn.Module) -> Family:

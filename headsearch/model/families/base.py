@@ -10,6 +10,20 @@ from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
+class FeedForward:
+    """Where a block's first linear layer and the activation right after it are.
+
+    Attributes:
+        owner: the module that has both.
+        linear, activation: their names in it.
+    """
+
+    owner: nn.Module
+    linear: str
+    activation: str
+
+
+@dataclass(frozen=True)
 class AttentionLayer:
     """One attention layer of a model, taken apart.
 
@@ -19,6 +33,7 @@ class AttentionLayer:
         head_size: features of one head.
         finish: (projected (..., hidden), layer input (..., hidden)) -> layer output: all that
             comes after the output projection (residual sums, norms, feed-forward).
+        feed_forward: see `FeedForward`; None: one does not follow the other.
     """
 
     query: nn.Linear
@@ -27,6 +42,7 @@ class AttentionLayer:
     output: nn.Linear
     head_size: int
     finish: Callable[[Tensor, Tensor], Tensor]
+    feed_forward: FeedForward | None = None
 
     @property
     def heads(self) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from headsearch.model.families.base import AttentionLayer
+from headsearch.model.families.base import AttentionLayer, FeedForward
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,7 @@ class BertFamily:
             output=attention.output.dense,
             head_size=attention.self.attention_head_size,
             finish=finish,
+            feed_forward=FeedForward(block.intermediate, "dense", "intermediate_act_fn"),
         )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from headsearch.model.families.base import AttentionLayer
+from headsearch.model.families.base import AttentionLayer, FeedForward
 
 
 class DistilBertFamily:
@@ -52,7 +52,7 @@ class DistilBertFamily:
 
         def finish(projected: Tensor, hidden: Tensor) -> Tensor:
             attended = block.sa_layer_norm(projected + hidden)
-            made: Tensor = block.output_layer_norm(block.ffn(attended) + attended)
+            made: Tensor = block.output_layer_norm(block.ffn.ff_chunk(attended) + attended)
             return made
 
         return AttentionLayer(
@@ -62,6 +62,7 @@ class DistilBertFamily:
             output=attention.out_lin,
             head_size=attention.attention_head_size,
             finish=finish,
+            feed_forward=FeedForward(block.ffn, "lin1", "activation"),
         )
 
 

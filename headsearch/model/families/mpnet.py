@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers.models.mpnet.modeling_mpnet import MPNetSelfAttention
 
-from headsearch.model.families.base import AttentionLayer
+from headsearch.model.families.base import AttentionLayer, FeedForward
 
 
 # To mypy the base class is Any: it is set not to look into transformers.
@@ -97,6 +97,7 @@ class MPNetFamily:
             output=attention.attn.o,
             head_size=attention.attn.attention_head_size,
             finish=finish,
+            feed_forward=FeedForward(block.intermediate, "dense", "intermediate_act_fn"),
         )
 
 
