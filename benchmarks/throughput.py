@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import resource
 import statistics
 from collections.abc import Callable, Sequence
@@ -141,6 +142,11 @@ def least(model: Any, shape: HeadMap, batches: Sequence[Batch], states: Sequence
     return total + 2.0 * len(states) * examples * hidden * (hidden + model.config.num_labels)
 
 
+def of_linear(rows: Sequence[int], weight: Sequence[int], *rest: Any, **named: Any) -> int:
+    """Return the operations of a linear layer by the shapes of its arguments."""
+    return 2 * math.prod(rows) * weight[0]
+
+
 def operations(counter: FlopCounterMode) -> float:
     """Return the operations counted of all matrix products but attention's own."""
     return float(
@@ -180,7 +186,8 @@ def compare(
         evaluator.cache = ParentCache(DEFAULT_CACHE_BYTES)
         return evaluator.outputs(parent, children, span)
 
-    counter = FlopCounterMode(display=False)
+    onednn: Any = torch.ops.mkldnn._linear_pointwise
+    counter = FlopCounterMode(display=False, custom_mapping={onednn: of_linear})
     with counter:  # and warms up
         found = score()
     every = [plain_outputs(model, data.batches, child) for child in children]
