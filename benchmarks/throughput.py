@@ -50,7 +50,7 @@ from headsearch.task.batches import Batch, BatchedData, Span, tokenise
 SHAPES = {"MiniLM": (6, 12, 384), "BERT-base": (12, 12, 768), "BERT-large": (24, 16, 1024)}
 # Examples in a batch, and how many batches of those that the data is cut into are scored: less
 # where a mask takes longer.
-SAMPLES = {"MiniLM": (64, 3), "BERT-base": (32, 1), "BERT-large": (8, 1)}
+SAMPLES = {"MiniLM": (64, 2), "BERT-base": (32, 1), "BERT-large": (8, 1)}
 REMOVED = (0.0, 0.25, 0.5)
 RUNGS = (1, 2, 3, 5, 8, 12, 18, 26)  # heads removed by the macro ladder beyond its parent
 PADDED = 128
