@@ -383,7 +383,7 @@ class Surrogate:
         for span in self._rounds[: -1 if ask.decide else 0]:
             assert ask.decide is not None
             part = outputs[: self._offsets[span.stop]]
-            if not ask.decide(part):
+            if not ask.decide(part, np.arange(len(part))):
                 return part
         return np.asarray(outputs)
 

@@ -18,15 +18,11 @@ class Ahead:
 
     Args:
         sources: wants of one ask and parent each, likeliest first; looked at when needed.
-        places: {shard: its pieces}; a worker whose own shard has nothing gets something of the
-            first that has.
         cut: makes jobs of wants and pieces.
     """
 
-    def __init__(
-        self, sources: Iterator[list[Want]], places: dict[int, list[int]], cut: Cut
-    ) -> None:
-        self._sources, self._places, self._cut = sources, places, cut
+    def __init__(self, sources: Iterator[list[Want]], cut: Cut) -> None:
+        self._sources, self._cut = sources, cut
         self._streams: dict[int, Iterator[Job]] = {}  # of the current source, by shard
 
     def job(self, shard: int) -> Job | None:
@@ -40,4 +36,6 @@ class Ahead:
             wants = next(self._sources, None)
             if wants is None:
                 return None
-            self._streams = {home: self._cut(wants, own) for home, own in self._places.items()}
+            # A worker whose own shard has nothing gets something of the first that has.
+            places = wants[0].layout.places_of_shard
+            self._streams = {home: self._cut(wants, own) for home, own in places.items()}

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 from headsearch.engine.executor import Job
 from headsearch.engine.scheduler import SEND_SECONDS
 from headsearch.engine.wants import Key, Want
 from headsearch.scoring.item import GRADIENTS, OUTPUTS, WorkItem
-from headsearch.task.shards import Layout
+from headsearch.task.shards import Where
 
 # Most children of one item; a parent's own forward, which every item may have to repeat, is then
 # a small part of the work. More only where they are known to take no longer than so many seconds:
@@ -28,23 +29,36 @@ FIRST, LAST = 3, 32
 JOBS_PER_WORKER = 8
 
 
+class Cut(NamedTuple):
+    """What a job was cut from.
+
+    Attributes:
+        wants: its states.
+        bits, where: its examples, as bits and as an index.
+        rows: how many they are.
+    """
+
+    wants: list[Want]
+    bits: int
+    where: Where
+    rows: int
+
+
 class Cutter:
     """Makes jobs of wants; a part of a want that is under way is in no second job.
 
     Args:
-        layout: the pieces.
         seconds: how long something of a given cost takes; None: not known yet.
 
     Attributes:
         made: how many jobs were made so far.
     """
 
-    def __init__(self, layout: Layout, seconds: Callable[[float], float | None]) -> None:
-        self._layout, self._seconds = layout, seconds
-        self._place_of = {piece: place for place, piece in enumerate(layout.pieces)}
+    def __init__(self, seconds: Callable[[float], float | None]) -> None:
+        self._seconds = seconds
         self.made = 0
-        self._under_way: dict[Key, int] = {}  # pieces that wait or are in flight, as bits
-        self._of_job: dict[int, list[Want]] = {}  # what jobs that are under way were cut from
+        self._under_way: dict[Key, int] = {}  # examples that wait or are in flight, as bits
+        self._of_job: dict[int, Cut] = {}  # what jobs that are under way were cut from
 
     def sizes(self, cost: float, workers: int) -> tuple[float, float]:
         """Return the costs of the first and of the last jobs that an ask is cut into."""
@@ -64,7 +78,7 @@ class Cutter:
         least: float,
         speculative: bool = False,
     ) -> Iterator[Job]:
-        """Make jobs of states of one ask, for what is not there or under way.
+        """Make jobs of states of one ask and layout, for what is not there or under way.
 
         Args:
             wants: the states.
@@ -76,10 +90,10 @@ class Cutter:
         """
         ordered = sorted(wants, key=lambda want: want.first_layer)
         passes = sum(want.passes for want in wants) / len(wants)
-        each = self._seconds(1.0)
-        items: dict[tuple[int, int], tuple[list[Want], WorkItem, float]] = {}
+        each, layout = self._seconds(1.0), wants[0].layout
+        items: dict[tuple[int, ...], tuple[WorkItem, float]] = {}
         for place in places:
-            piece, bit = self._layout.pieces[place], 1 << place
+            piece = layout.pieces[place]
             child = passes * piece.load
             limit = ITEM_CHILDREN
             if each:
@@ -88,43 +102,44 @@ class Cutter:
             while stop < len(ordered):
                 start, left = stop, 1 - stop / len(ordered)
                 stop += min(limit, max(1, int(max(most * left, least) / child)))
-                missing = [
-                    want
-                    for want in ordered[start:stop]
-                    if not (want.there | self._under_way.get(want.key, 0)) & bit
-                ]
-                if not missing:
-                    continue
-                for want in missing:
-                    self._under_way[want.key] = self._under_way.get(want.key, 0) | bit
-                # Mostly, all pieces miss the same states.
-                same, item, cost = items.get((start, stop), ([], None, 0.0))
-                if item is None or same != missing:
-                    item, cost = _item(missing), sum(want.passes for want in missing)
-                    items[start, stop] = (missing, item, cost)
-                number = self.made
-                self.made += 1
-                self._of_job[number] = missing
-                yield Job(number, item, piece, cost * piece.load, speculative)
+                for bits, group in self._missing(ordered[start:stop], layout.bits[place]).items():
+                    for want in group:
+                        self._under_way[want.key] = self._under_way.get(want.key, 0) | bits
+                    # Mostly, all pieces miss the same states.
+                    who = tuple(id(want) for want in group)
+                    if who not in items:
+                        items[who] = _item(group), sum(want.passes for want in group)
+                    item, cost = items[who]
+                    some = piece if bits == layout.bits[place] else layout.part(piece, bits)
+                    number = self.made
+                    self.made += 1
+                    where = layout.where(some.span, some.rows)[1]
+                    self._of_job[number] = Cut(group, bits, where, layout.rows_of(some.span))
+                    yield Job(number, item, some, cost * some.load, speculative)
+
+    def _missing(self, wants: Sequence[Want], bits: int) -> dict[int, list[Want]]:
+        """Return wants by which of some examples are neither known nor under way."""
+        found: dict[int, list[Want]] = {}
+        for want in wants:
+            missing = bits & ~(want.known | self._under_way.get(want.key, 0))
+            if missing:
+                found.setdefault(missing if want.any_part else bits, []).append(want)
+        return found
 
     def wants_of(self, job: Job) -> list[Want]:
         """Return what a job that is under way was cut from."""
-        return self._of_job[job.number]
+        return self._of_job[job.number].wants
 
-    def place_of(self, job: Job) -> int:
-        """Return the place of a job's piece among all pieces."""
-        return self._place_of[job.piece]
-
-    def end(self, job: Job) -> list[Want]:
+    def end(self, job: Job) -> Cut:
         """Note that a job is under way no more, and return what it was cut from."""
-        wants, bit = self._of_job.pop(job.number), 1 << self.place_of(job)
-        for want in wants:
-            left = self._under_way[want.key] & ~bit
+        made = self._of_job.pop(job.number)
+        for want in made.wants:
+            left = self._under_way[want.key] & ~made.bits
             if left:
                 self._under_way[want.key] = left
             else:
                 del self._under_way[want.key]
-        return wants
+        return made
 
 
 def _item(wants: Sequence[Want]) -> WorkItem:

@@ -7,6 +7,7 @@ compute what is likely to be asked next, and what another search stored is used 
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -18,11 +19,14 @@ from headsearch.engine.cutting import Cutter
 from headsearch.engine.executor import Job, Workers
 from headsearch.engine.scheduler import SEND_SECONDS, Scheduler
 from headsearch.engine.wants import Key, Want, key_of
-from headsearch.heads import HeadMap
+from headsearch.errors import EngineError
+from headsearch.heads import HeadMap, HeadSet
 from headsearch.memo.codec import array_head
 from headsearch.memo.store import Block, MemoStore
 from headsearch.scoring.item import GRADIENTS, OUTPUTS
-from headsearch.search.problem import Ask, Ready
+from headsearch.search.problem import Ask, Order, Ready
+from headsearch.task.batches import Span
+from headsearch.task.shards import Layout, lay_out_in_order
 
 # Work that nobody asked for yet comes in small jobs: what is asked for must not wait behind it.
 SPECULATIVE_SECONDS = 0.1
@@ -32,6 +36,8 @@ LEAST_THOUGHT = 0.05
 FILL_FACTOR = 4
 # How long it thinks depends on whether it asked for a few states or for an expansion's.
 FEW_STATES = 8
+# Layouts of other orders that are kept: a climb asks several times in its parent's.
+ORDERS_KEPT = 16
 
 
 @dataclass
@@ -71,18 +77,12 @@ class Dispatcher:
         on_result: Callable[[Counts], None] = lambda counts: None,
     ) -> None:
         self._workers, self._memo, self._shape = workers, memo, shape
-        self._layout = layout = workers.plan.layout
+        self._layout = workers.plan.layout
         self._on_result = on_result
-        self._shares = [layout.rows_of(piece.span) / layout.rows for piece in layout.pieces]
-        # Pieces by shard, the heaviest shards first: an ask is over when its longest job is.
-        loads = layout.load_of_shard
-        shards = sorted(range(layout.shards), key=lambda shard: (-loads[shard], shard))
-        self._places: dict[int, list[int]] = {shard: [] for shard in shards}
-        for place, piece in enumerate(layout.pieces):
-            self._places[piece.shard].append(place)
+        self._orders: OrderedDict[int, tuple[Order, Layout]] = OrderedDict()  # by identity
         self._wants: dict[Key, Want] = {}
-        self._given: dict[Key, int] = {}  # rounds that the search was given already
-        self._unasked: dict[Key, int] = {}  # pieces computed ahead and not asked for, as bits
+        self._given: dict[Key, int] = {}  # examples that the search was given already, as bits
+        self._unasked: dict[Key, int] = {}  # those computed ahead and not asked for, as bits
         self._refused: set[Key] = set()  # what could not be computed ahead
         self._expected: dict[Key, Want] = {}  # what may be asked next
         self._ahead = self._nothing_ahead()
@@ -91,7 +91,7 @@ class Dispatcher:
         self._thinks: dict[tuple[str, bool, bool], float] = {}  # seconds thought after each sort
         self.counts = Counts()
         self.scheduler = Scheduler(workers, lambda shard: self._ahead.job(shard), self._may_drop)
-        self.cutter = Cutter(layout, self.scheduler.seconds)
+        self.cutter = Cutter(self.scheduler.seconds)
 
     def ask(
         self,
@@ -105,14 +105,12 @@ class Dispatcher:
             EngineError: something can't be computed.
             MemoError: the memo can't be read or written.
         """
-        wants = [
-            Want(ask, state, self._layout, self._shape) for ask in asks for state in ask.states
-        ]
+        wants = [self._want(ask, state) for ask in asks for state in ask.states]
         self._wants = {want.key: want for want in wants}
         self._recall(wants)
         if self._ends_soon(wants):
             ahead = tuple
-        self._ahead = Ahead(self._sources(wants, ahead), self._places, self._cut_small)
+        self._ahead = Ahead(self._sources(wants, ahead), self._cut_small)
         self._thought(asks)
         unfinished, changed = set(self._wants), wants
         try:
@@ -156,24 +154,41 @@ class Dispatcher:
                 for key, records in self._memo.find(kind, list(keys)).items():
                     keys[key].recall(records)
 
+    def _want(self, ask: Ask, state: HeadSet) -> Want:
+        return Want(ask, state, self._layout_of(ask), self._shape)
+
+    def _layout_of(self, ask: Ask) -> Layout:
+        """Return how the examples are cut for an ask.
+
+        Raises:
+            EngineError: they are to be in another order, but depend on each other.
+        """
+        order = ask.order
+        if order is None:
+            return self._layout
+        if not self._layout.independent:
+            raise EngineError("examples can't be scored in another order: they depend on others")
+        if id(order) not in self._orders:
+            layout = lay_out_in_order(self._layout, order.examples, order.ends)
+            self._orders[id(order)] = order, layout
+            if len(self._orders) > ORDERS_KEPT:
+                self._orders.popitem(last=False)
+        self._orders.move_to_end(id(order))
+        return self._orders[id(order)][1]
+
     def _answer(self, key: Key) -> np.ndarray:
-        want = self._wants[key]
-        given = self._given.get(key, 0)
-        unasked = self._unasked.get(key, 0)
-        if unasked or want.recalled:
-            recalled = set(want.recalled)
-            for place, piece in enumerate(self._layout.pieces):
-                if not given <= piece.round < want.rounds:
-                    continue
-                if unasked >> place & 1:
-                    unasked &= ~(1 << place)
-                    self.counts.used += self._shares[place]
-                elif place in recalled and want.ask.kind == OUTPUTS:
-                    self.counts.reused += self._shares[place]
-            self._unasked.pop(key, None)
-            if unasked:
-                self._unasked[key] = unasked
-        self._given[key] = max(given, want.rounds)
+        want, total = self._wants[key], self._layout.rows
+        given, unasked = self._given.get(key, 0), self._unasked.get(key, 0)
+        new = want.examples & ~given
+        if used := new & unasked:
+            self.counts.used += used.bit_count() / total
+            if unasked & ~used:
+                self._unasked[key] = unasked & ~used
+            else:
+                del self._unasked[key]
+        if want.ask.kind == OUTPUTS:
+            self.counts.reused += (new & want.recalled & ~unasked).bit_count() / total
+        self._given[key] = given | new
         return want.answer()
 
     # While the search thinks, nobody looks at the workers: they get work for that long before.
@@ -201,16 +216,18 @@ class Dispatcher:
 
     def _request(self, wants: Sequence[Want]) -> None:
         """Have the pieces computed that the wants need next."""
-        rounds = self._layout.pieces_of_round
-        groups: dict[tuple[int, int, int], list[Want]] = {}
+        groups: dict[tuple[int, int, int, int], list[Want]] = {}
         for want in wants:
             if want.requested < want.needed:
-                groups.setdefault((id(want.ask), want.requested, want.needed), []).append(want)
+                group = id(want.ask), want.layout.number, want.requested, want.needed
+                groups.setdefault(group, []).append(want)
                 want.requested = want.needed
         workers = self._crew
-        for (_, first, stop), members in groups.items():
+        for (_, _, first, stop), members in groups.items():
+            layout = members[0].layout
+            rounds = layout.pieces_of_round
             places = range(rounds[first].start, rounds[stop - 1].stop)
-            load = sum(self._layout.pieces[place].load for place in places)
+            load = sum(layout.pieces[place].load for place in places)
             cost = sum(want.passes for want in members) * load
             for job in self.cutter.cut(members, places, *self.cutter.sizes(cost, workers)):
                 self.scheduler.submit(job)
@@ -219,29 +236,30 @@ class Dispatcher:
         """Wait for jobs, store what they computed, and return the wants that gained by it."""
         blocks, gained = list[Block](), dict[Key, Want]()
         for job, arrays in self.scheduler.collect():
-            kind, place, wants = job.item.kind, self.cutter.place_of(job), self.cutter.end(job)
-            amount = self._shares[place] * len(wants)
+            kind, (wants, bits, where, rows) = job.item.kind, self.cutter.end(job)
+            amount = rows / self._layout.rows * len(wants)
             if kind == OUTPUTS:
                 self.counts.computed += amount
             else:
                 self.counts.gradients += amount
             if job.speculative:
                 self.counts.speculative += amount
-            span, bit = job.piece.span, 1 << place
+            span = job.piece.span
             states = tuple(want.key[1:] for want in wants)
             stack = np.asarray(arrays, np.float32)  # (states, examples, …)
-            head = array_head("float32", stack.shape[1:])
+            head = array_head("float32", stack.shape[1:], job.piece.rows)
             blocks.append(Block(kind, span.first, span.stop, states, head, stack.tobytes()))
             for cut_from, array in zip(wants, arrays, strict=True):
                 key = cut_from.key
                 want = self._wants.get(key)
+                expected = self._expected.get(key)
                 if want is not None:
-                    want.take(place, array)
+                    want.take(bits, where, array)
                     gained[key] = want
-                elif key in self._expected:
-                    self._expected[key].there |= bit
+                elif expected is not None:
+                    expected.known |= bits
                 if job.speculative:
-                    self._unasked[key] = self._unasked.get(key, 0) | bit
+                    self._unasked[key] = self._unasked.get(key, 0) | bits
         self._memo.add(blocks)
         self._on_result(self.counts)
         return list(gained.values())
@@ -277,20 +295,21 @@ class Dispatcher:
         """Return wants of a possible ask that know which pieces the memo has."""
         wants = [
             want
-            for want in (Want(ask, state, self._layout, self._shape) for state in ask.states)
+            for want in (self._want(ask, state) for state in ask.states)
             if not any(want.key in known for known in (self._wants, self._expected, self._refused))
         ]
-        self._expected |= {want.key: want for want in wants}
         spans = self._memo.spans(ask.kind, [want.state.to_bytes() for want in wants])
+        if ask.order is None:  # of these some examples are known, but not which
+            parts = {state for state, held in spans.items() if held[0][0] < 0}
+            wants = [want for want in wants if want.state.to_bytes() not in parts]
+        self._expected |= {want.key: want for want in wants}
         for want in wants:
-            held = {
-                batch
-                for first, stop in spans.get(want.state.to_bytes(), ())
-                for batch in range(first, stop)
-            }
-            for place, piece in enumerate(self._layout.pieces):
-                if held.issuperset(range(piece.span.first, piece.span.stop)):
-                    want.there |= 1 << place
+            pieces = want.layout.bits_of_number
+            for first, stop in spans.get(want.state.to_bytes(), ()):
+                if first >= 0:
+                    want.known |= want.layout.where(Span(first, stop), None)[0]
+                else:  # which examples that is can't be told, unless it is one of these
+                    want.known |= pieces.get(first, 0)
         return wants
 
     def _cut_small(self, wants: list[Want], places: Iterable[int]) -> Iterator[Job]:
@@ -303,9 +322,9 @@ class Dispatcher:
             seconds += expected
         size = seconds / each if each else 0.0
         if wants[0].ask.decide is None:  # in any order: the longest first
-            pieces = self._layout.pieces
+            pieces = wants[0].layout.pieces
             places = sorted(places, key=lambda place: (-pieces[place].load, place))
         return self.cutter.cut(wants, places, size, size, True)
 
     def _nothing_ahead(self) -> Ahead:
-        return Ahead(iter(()), self._places, self._cut_small)
+        return Ahead(iter(()), self._cut_small)

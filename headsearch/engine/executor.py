@@ -23,8 +23,8 @@ class Job:
     Attributes:
         number: counts jobs.
         item: what to compute.
-        piece: on which batches.
-        cost: work, in positions times forward passes; only ratios count.
+        piece: on which examples.
+        cost: work, in tokens times forward passes; only ratios count.
         speculative: whether nobody asked for it yet; then it must not push anything out of caches.
     """
 
@@ -37,9 +37,12 @@ class Job:
     def __str__(self) -> str:
         heads = sorted({len(state) for state in self.item.states})
         span = self.piece.span
+        where = f"batches {span.first} to {span.stop - 1}"
+        if self.piece.rows is not None:
+            where = f"{span.stop} examples of round {self.piece.round + 1}"
         return (
             f"job {self.number} ({self.item.kind} of {len(self.item.states)} states with "
-            f"{heads} heads removed, batches {span.first} to {span.stop - 1})"
+            f"{heads} heads removed, {where})"
         )
 
 

@@ -48,7 +48,7 @@ class InlineWorkers:
         started, arrays = perf_counter(), []
         for place, job in enumerate(jobs):
             try:
-                arrays.append(run_job(self._evaluator, job.item, job.piece.span, job.speculative))
+                arrays.append(run_job(self._evaluator, job.item, job.piece.where, job.speculative))
             except Exception as error:
                 return [Failed(call, place, f"{type(error).__name__}: {error}")]
         return [Done(call, arrays, perf_counter() - started)]

@@ -35,6 +35,7 @@ from headsearch.heads import HeadSet
 from headsearch.model.bundle import ModelBundle
 from headsearch.scoring.item import WorkItem
 from headsearch.task.batches import Batch, BatchedData, Span
+from headsearch.task.shards import places_of
 
 # How often a cluster is looked at for room for more workers.
 GROW_SECONDS = 2.0
@@ -46,7 +47,7 @@ RESTART_SECONDS = 5.0
 
 _LOST = (ray_exceptions.ObjectLostError, ray_exceptions.GetTimeoutError)
 
-SentJob = tuple[str, bytes, list[bytes], int, int, bool]
+SentJob = tuple[str, bytes, list[bytes], int, int, bytes | None, bool]
 
 
 class ScoringActor:
@@ -78,11 +79,12 @@ class ScoringActor:
     def run(self, jobs: list[SentJob]) -> tuple[float, list[np.ndarray] | tuple[int, str]]:
         """Compute jobs; return seconds and results, or the place of a job that fails and why."""
         started, arrays = perf_counter(), []
-        for place, (kind, parent, children, first, stop, speculative) in enumerate(jobs):
+        for place, (kind, parent, children, first, stop, rows, speculative) in enumerate(jobs):
             states = tuple(HeadSet.from_bytes(child) for child in children)
             item = WorkItem(kind, HeadSet.from_bytes(parent), states)
             try:
-                arrays.append(run_job(self._evaluator, item, Span(first, stop), speculative))
+                where = Span(first, stop) if rows is None else places_of(rows)
+                arrays.append(run_job(self._evaluator, item, where, speculative))
             except Exception as error:
                 if "CUDA error" in str(error):  # this process can use its GPU no more
                     print(f"{self._name} ends: {error}", flush=True)
@@ -146,7 +148,13 @@ class RayWorkers:
     def send(self, slot: int, call: int, jobs: Sequence[Job]) -> None:
         """See `Workers.send`."""
         sent = [
-            (*job.item.packed, job.piece.span.first, job.piece.span.stop, job.speculative)
+            (
+                *job.item.packed,
+                job.piece.span.first,
+                job.piece.span.stop,
+                job.piece.rows,
+                job.speculative,
+            )
             for job in jobs
         ]
         self._running[self._actors[slot].run.remote(sent)] = (call, slot)

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from headsearch.heads import HeadMap, HeadSet
-from headsearch.memo.codec import unpack_array
+from headsearch.memo.codec import unpack_rows
 from headsearch.memo.store import Record
-from headsearch.search.problem import GRADIENTS, Ask
-from headsearch.task.shards import Layout
+from headsearch.search.problem import GRADIENTS, OUTPUTS, Ask
+from headsearch.task.batches import Span
+from headsearch.task.shards import Layout, Where
 
 # Forward passes that a gradient pass costs, about; only for the order and size of jobs.
 GRADIENT_COST = 4.0
@@ -30,96 +31,96 @@ class Want:
     another search or because workers were idle, its answer ends with the same round.
 
     Attributes:
+        layout: how it is cut: as batches are or, see `Ask.order`, in an order of its ask's own.
         first_layer: the lowest in which it differs from its ask's parent.
         passes: how many forward passes it costs, about.
         key: what it is known by.
-        arrays: of each piece what was computed, (examples of the piece, …).
-        there: pieces that are there, as bits.
-        recalled: pieces that came from the memo.
+        known: examples whose outputs are known, as bits.
+        recalled: those of them that came from the memo.
         requested: pieces of the rounds before this one were asked for.
         rounds: how many rounds make up the answer; 0: not decided yet.
     """
 
     def __init__(self, ask: Ask, state: HeadSet, layout: Layout, shape: HeadMap) -> None:
-        self.ask, self.state, self._layout = ask, state, layout
+        self.ask, self.state, self.layout = ask, state, layout
         self.first_layer = shape.first_layer(state ^ ask.parent)
         self.passes = 1 - self.first_layer / (shape.layers + 1)
         if ask.kind == GRADIENTS:
             self.passes = GRADIENT_COST
         self.key = key_of(ask.kind, state)
-        self.arrays: list[np.ndarray | None] = [None] * len(layout.pieces)
-        self.there = 0
-        self.recalled: list[int] = []
+        self.known = 0
+        self.recalled = 0
         self.requested = 0
         self.rounds = 0
         self._complete = 0
+        self._values: np.ndarray | None = None  # (all examples, …)
         self._answer: np.ndarray | None = None
 
-    def take(self, place: int, array: np.ndarray) -> None:
-        """Take a piece that was computed."""
-        self.arrays[place] = array
-        self.there |= 1 << place
+    @property
+    def any_part(self) -> bool:
+        """Whether any examples may be computed apart from the others."""
+        return self.layout.independent and self.ask.kind == OUTPUTS
+
+    def take(self, bits: int, where: Where, array: np.ndarray) -> None:
+        """Take what was computed.
+
+        Args:
+            bits: of which examples, as bits.
+            where: the same as an index.
+            array: (these examples, …).
+        """
+        if self._values is None:
+            self._values = np.empty((self.layout.rows, *array.shape[1:]), array.dtype)
+        self._values[where] = array
+        self.known |= bits
 
     @property
     def needed(self) -> int:
         """The rounds before this one are needed, as far as is known."""
-        rounds = len(self._layout.rounds)
+        rounds = len(self.layout.rounds)
         return rounds if self.ask.decide is None else min(self._complete + 1, rounds)
 
     def recall(self, records: Sequence[Record]) -> None:
-        """Take every piece that records cover, whatever spans they were computed in."""
-        spans = {(record.first, record.stop): record for record in records}
-        batches: dict[int, np.ndarray] | None = None
-        for place, piece in enumerate(self._layout.pieces):
-            span = piece.span
-            record = spans.get((span.first, span.stop))
-            if record is not None:
-                array = _array(record)
-            else:
-                if batches is None:
-                    batches = self._by_batch(records)
-                parts = [batches[b] for b in range(span.first, span.stop) if b in batches]
-                if len(parts) < span.stop - span.first:
-                    continue
-                array = np.concatenate(parts)
-            assert len(array) == self._layout.rows_of(span), "fingerprints cover the batches"
-            self.take(place, array)
-            self.recalled.append(place)
+        """Take all that records have, whatever pieces they were computed in."""
+        for record in records:
+            dtype, shape, rows, data = unpack_rows(record.value)
+            array = np.frombuffer(data, dtype).reshape(shape)
+            bits, where = self.layout.where(Span(record.first, record.stop), rows)
+            if rows is None:
+                count = self.layout.rows_of(Span(record.first, record.stop))
+                assert len(array) == count, "fingerprints cover the batches"
+            self.take(bits, where, array)
+        self.recalled = self.known
 
     def decide(self) -> bool:
         """Go on as far as there are outputs, and return whether the answer is there."""
-        rounds = self._layout.mask_of_round
+        rounds = self.layout.bits_of_round
         while not self.rounds:
-            if rounds[self._complete] & ~self.there:
+            if rounds[self._complete] & ~self.known:
                 return False
             self._complete += 1
             decide = self.ask.decide
             if self._complete == len(rounds) or (
-                decide is not None and not decide(self._joined(self._complete))
+                decide is not None and not decide(*self._outputs(self._complete))
             ):
                 self.rounds = self._complete
         return True
 
     def answer(self) -> np.ndarray:
-        """Return the outputs of the rounds that were decided on."""
+        """Return the outputs of the rounds that were decided on, in the order of the batches."""
         if self._answer is None:
-            self._answer = self._joined(self.rounds)
+            self._answer = self._outputs(self.rounds)[0]
         return self._answer
 
-    def _joined(self, rounds: int) -> np.ndarray:
-        stop = self._layout.pieces_of_round[rounds - 1].stop
-        return np.concatenate([array for array in self.arrays[:stop] if array is not None])
+    @property
+    def examples(self) -> int:
+        """The examples that the answer is of, as bits."""
+        return self.layout.bits_of_round[self.rounds - 1]
 
-    def _by_batch(self, records: Sequence[Record]) -> dict[int, np.ndarray]:
-        found, offsets = {}, self._layout.offsets
-        for record in records:
-            array = _array(record)
-            for batch in range(record.first, record.stop):
-                start = offsets[record.first]
-                found[batch] = array[offsets[batch] - start : offsets[batch + 1] - start]
-        return found
-
-
-def _array(record: Record) -> np.ndarray:
-    dtype, shape, data = unpack_array(record.value)
-    return np.frombuffer(data, dtype).reshape(shape)
+    def _outputs(self, rounds: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the outputs of the first rounds, and which examples these are, ascending."""
+        assert self._values is not None, "they are known"
+        examples = self.layout.examples_of_round[rounds - 1]
+        if len(examples) == len(self._values):
+            return self._values, examples
+        return self._values[examples], examples

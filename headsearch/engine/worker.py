@@ -39,7 +39,9 @@ def make_evaluator(
         ) from None
 
 
-def run_job(evaluator: Evaluator, item: WorkItem, span: Span, speculative: bool) -> np.ndarray:
+def run_job(
+    evaluator: Evaluator, item: WorkItem, where: Span | np.ndarray, speculative: bool
+) -> np.ndarray:
     """Compute a job; if memory runs out, once more with an empty and smaller parent cache.
 
     Children are computed one by one and batches are fixed, as results must not depend on what
@@ -50,7 +52,7 @@ def run_job(evaluator: Evaluator, item: WorkItem, span: Span, speculative: bool)
     """
     evaluator.cache.keep_others = speculative
     try:
-        return evaluator.run(item, span)
+        return evaluator.run(item, where)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
@@ -58,7 +60,7 @@ def run_job(evaluator: Evaluator, item: WorkItem, span: Span, speculative: bool)
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     try:
-        return evaluator.run(item, span)
+        return evaluator.run(item, where)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise

@@ -1,4 +1,8 @@
-"""Arrays as msgpack: [format, dtype, shape, bytes]. Nothing is ever unpickled."""
+"""Arrays as msgpack: [format, dtype, shape, bytes]. Nothing is ever unpickled.
+
+Arrays of examples that are not those of whole batches say which they are:
+[format of these, dtype, shape, places as int32, bytes].
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ import msgpack
 from headsearch.errors import MemoError
 
 FORMAT = 1
+FORMAT_OF_ROWS = 2
 SIZES = {"float16": 2, "float32": 4, "float64": 8}
 
 
@@ -33,16 +38,23 @@ def pack_array(dtype: str, shape: tuple[int, ...], data: bytes) -> bytes:
     return header + data
 
 
-def array_head(dtype: str, shape: tuple[int, ...]) -> bytes:
+def array_head(dtype: str, shape: tuple[int, ...], rows: bytes | None = None) -> bytes:
     """Return what `pack_array` puts before the data.
+
+    Args:
+        dtype, shape: as there.
+        rows: which examples it is of, if not those of whole batches.
 
     Raises:
         MemoError: there is no such array.
     """
-    head, _ = _header(dtype, shape)
+    head, size = _header(dtype, shape)
     if head is None:
         raise MemoError(f"an array must be of {', '.join(SIZES)} but is {dtype} {shape}")
-    return head
+    if rows is None:
+        return head
+    whole = bytes(msgpack.packb([FORMAT_OF_ROWS, dtype, list(shape), rows, bytes(size)]))
+    return whole[: len(whole) - size]
 
 
 def unpack_array(value: bytes) -> tuple[str, tuple[int, ...], bytes]:
@@ -51,18 +63,33 @@ def unpack_array(value: bytes) -> tuple[str, tuple[int, ...], bytes]:
     Raises:
         MemoError: the bytes are not exactly what `pack_array` writes.
     """
+    dtype, shape, rows, data = unpack_rows(value)
+    if rows is not None:
+        raise MemoError("a memo value is of single examples where whole batches were expected")
+    return dtype, shape, data
+
+
+def unpack_rows(value: bytes) -> tuple[str, tuple[int, ...], bytes | None, bytes]:
+    """Return (dtype, shape, which examples it is of or None, data).
+
+    Raises:
+        MemoError: the bytes are not exactly what `array_head` and data make.
+    """
     try:
         parts = msgpack.unpackb(value)
     except Exception as error:  # msgpack raises many kinds
         raise MemoError(f"a memo value is not a packed array: {error}") from None
-    if not isinstance(parts, list) or len(parts) != 4:
-        raise MemoError("a memo value is not a packed array: it must have four parts")
-    number, dtype, shape, data = parts
-    if not _is_whole(number) or number != FORMAT:
-        raise MemoError(f"a packed array must be of format {FORMAT} but is of format {number!r}")
+    if not isinstance(parts, list) or len(parts) not in (4, 5):
+        raise MemoError("a memo value is not a packed array: it must have four parts or five")
+    expected = FORMAT if len(parts) == 4 else FORMAT_OF_ROWS
+    if not _is_whole(parts[0]) or parts[0] != expected:
+        raise MemoError(f"a packed array must be of format {FORMAT} but is of format {parts[0]!r}")
+    dtype, shape, rows, data = parts[1], parts[2], parts[3] if len(parts) == 5 else None, parts[-1]
     if not _agree(dtype, shape, data):
         raise MemoError("a memo value is not a packed array: its parts disagree")
-    return dtype, tuple(shape), data
+    if rows is not None and not (isinstance(rows, bytes) and len(rows) == 4 * shape[0]):
+        raise MemoError("a memo value is not a packed array: its parts disagree")
+    return dtype, tuple(shape), rows, data
 
 
 @lru_cache(maxsize=4096)

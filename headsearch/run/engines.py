@@ -15,6 +15,8 @@ from headsearch.memo.sqlite import SqliteStore
 from headsearch.memo.store import MemoStore
 from headsearch.run.config import RunConfig
 from headsearch.run.prepare import Task
+from headsearch.scoring.evaluator import DTYPES
+from headsearch.scoring.products import has_onednn, independent
 from headsearch.task.shards import lay_out
 
 # Scores of one expansion that a worker should get at least: more workers than that are no use.
@@ -83,7 +85,9 @@ def choose(config: RunConfig, task: Task) -> Choice:
         # A cluster may grow, up to what was asked for or what the search can use.
         most_workers=max(workers, config.workers or useful) if config.ray_address else workers,
         layout=lay_out(
-            task.data, config.shards or (1 if inline else min(workers, len(task.data.batches)))
+            task.data,
+            config.shards or (1 if inline else min(workers, len(task.data.batches))),
+            independent=not per_worker and _independent(task, config.dtype),
         ),
         # Ray's workers share the machine: each gets a thread count of its own. The inline
         # engine has it to itself, and leaves torch's setting as it is.
@@ -132,6 +136,14 @@ def _cpu_workers(config: RunConfig, task: Task, cpus: int) -> int:
     model = sum(array.nbytes for array in task.bundle.arrays.values())
     each = model + (config.cache_mb << 20) + WORKER_BYTES
     return min(by_cpus, max(1, _memory() // each))
+
+
+def _independent(task: Task, dtype: str) -> bool:
+    """Whether an example's outputs on a CPU do not depend on those beside it, to the last bit."""
+    like = next(array for array in task.bundle.arrays.values() if array.ndim == 2)
+    weight = torch.zeros(3 * like.shape[1], like.shape[1], dtype=DTYPES[dtype])
+    weight.normal_(generator=torch.Generator().manual_seed(0))
+    return has_onednn(weight.device, weight.dtype) and independent(weight)
 
 
 def _machine() -> tuple[int, int]:

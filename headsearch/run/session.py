@@ -120,7 +120,12 @@ def run_search(
         return "time limit reached" if spent else None
 
     found = search(
-        Problem(task.shape, task.objective, config.max_drop),
+        Problem(
+            task.shape,
+            task.objective,
+            config.max_drop,
+            hardest_first=workers.plan.layout.independent,
+        ),
         dispatcher,
         settings or settings_of(config),
         on_step=step,

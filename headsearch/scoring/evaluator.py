@@ -18,13 +18,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from headsearch.errors import EngineError
 from headsearch.heads import HeadMap, HeadSet
 from headsearch.model.families import family_of, head_map
 from headsearch.scoring.cache import LayerState, ParentCache, Trace
@@ -32,13 +33,27 @@ from headsearch.scoring.item import GRADIENTS, OUTPUTS, WorkItem
 from headsearch.scoring.layers import fuse
 from headsearch.scoring.packing import Packing
 from headsearch.scoring.products import has_onednn, pack
-from headsearch.task.batches import Batch, Span
+from headsearch.task.batches import Batch, Span, gather
 
 DEFAULT_CACHE_BYTES = 512 << 20
 # Activations that one backward pass may hold.
 BACKWARD_BYTES = 256 << 20
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class Part(NamedTuple):
+    """Examples that are computed at once.
+
+    Attributes:
+        number: of a batch, which one; negative for other examples, whose traces are not kept.
+        batch: the examples.
+        packing: where their tokens are.
+    """
+
+    number: int
+    batch: Batch
+    packing: Packing
 
 
 class Evaluator:
@@ -74,35 +89,56 @@ class Evaluator:
         self.cache = ParentCache(cache_bytes)
         self._packings: dict[int, Packing] = {}
 
-    def run(self, item: WorkItem, span: Span) -> np.ndarray:
-        """Compute a work item on one shard; a leading axis runs over `item.states`."""
-        if item.kind == GRADIENTS:
-            return self.gradients(item.parent, span)[None]
+    def run(self, item: WorkItem, where: Span | np.ndarray) -> np.ndarray:
+        """Compute a work item; a leading axis runs over `item.states`.
+
+        Args:
+            item: what to compute.
+            where: on which batches; or, of outputs alone, on which examples, see `outputs`.
+        """
+        if item.kind == GRADIENTS and isinstance(where, Span):
+            return self.gradients(item.parent, where)[None]
         if item.kind == OUTPUTS:
-            return self.outputs(item.parent, item.children, span)
+            return self.outputs(item.parent, item.children, where)
         raise ValueError(f"unknown kind of work: {item.kind!r}")
 
+    @property
+    def independent(self) -> bool:
+        """Whether an example's outputs are the same to the last bit whatever others are beside it.
+
+        Judged by the products of all attention layers, see `products.independent`.
+        """
+        dtype = self._layers[0].qkv_weight.dtype
+        return has_onednn(self._device, dtype) and not any(x.by_head for x in self._layers)
+
     @torch.inference_mode()
-    def outputs(self, parent: HeadSet, children: Sequence[HeadSet], span: Span) -> np.ndarray:
+    def outputs(
+        self, parent: HeadSet, children: Sequence[HeadSet], where: Span | np.ndarray
+    ) -> np.ndarray:
         """Return the logits of every child, (children, examples, classes) float32.
 
         Args:
             parent: what the children are computed from; any state, though the closer the cheaper.
             children: states to score; need not contain the parent's heads.
-            span: the shard, a run of whole batches.
+            where: a run of whole batches; or any examples, (examples,) places in the order of the
+                batches, neighbours of one length where that can be.
+
+        Raises:
+            EngineError: single examples were asked for, but they would depend on each other.
         """
         groups: dict[int, list[int]] = {}  # first changed layer -> positions among the children
         for position, child in enumerate(children):
             groups.setdefault(self.shape.first_layer(parent ^ child), []).append(position)
         parts = []
-        for number in range(span.first, span.stop):
+        for part in self._parts(where):
             logits: list[Tensor | None] = [None] * len(children)
-            packing = self._packing(number)
-            for layer, state in self._walk(parent, number, last=max(groups, default=0)):
+            for layer, state in self._walk(parent, part, last=max(groups, default=0)):
                 if layer not in groups:
                     continue
                 known = self._known(parent, layer, state)
-                self._descend(children, groups[layer], layer, state.hidden, known, packing, logits)
+                self._descend(
+                    children, groups[layer], layer, state.hidden, known, part.packing, logits
+                )
             parts.append(torch.stack([row for row in logits if row is not None]).cpu())
         return torch.cat(parts, dim=1).numpy()
 
@@ -122,24 +158,22 @@ class Evaluator:
 
     # The parent
 
-    def _walk(
-        self, parent: HeadSet, number: int, last: int
-    ) -> Iterator[tuple[int, LayerState]]:
+    def _walk(self, parent: HeadSet, part: Part, last: int) -> Iterator[tuple[int, LayerState]]:
         """Yield (layer, the parent's state there) up to layer `last`, from the cache if held.
 
         Layer `layers` stands for the end: its `hidden` is the last layer's output.
         """
-        trace = self.cache.get(parent, number) or []
+        trace = self.cache.get(parent, part.number) or []
         yield from enumerate(trace[: last + 1])
         if last < len(trace):
             return
-        keep: Trace | None = list(trace)
-        packing = self._packing(number)
+        keep: Trace | None = None if part.number < 0 else list(trace)
+        packing = part.packing
         if trace:
             top = len(trace) - 1
             hidden = self._follow(parent, top, trace[top], packing)
         else:
-            hidden = self._embed(self._batches[number], packing)
+            hidden = self._embed(part.batch, packing)
         for layer in range(len(trace), min(last, self.shape.layers - 1) + 1):
             context = self._attend(layer, hidden, self.shape.kept(parent, layer), packing)
             state = LayerState(hidden, context)
@@ -153,7 +187,7 @@ class Evaluator:
         if last == self.shape.layers:
             yield last, LayerState(hidden, hidden)
         if keep is not None and len(keep) > len(trace):
-            self.cache.put(parent, number, keep)
+            self.cache.put(parent, part.number, keep)
 
     def _known(self, parent: HeadSet, layer: int, state: LayerState) -> dict[int, Tensor]:
         """Return the contexts of the parent's heads at a layer, by head."""
@@ -241,11 +275,21 @@ class Evaluator:
         }
         return packing.pack(self._family.embed(self._model, tensors))
 
-    def _packing(self, number: int) -> Packing:
-        """Return where the tokens of a batch are."""
-        if number not in self._packings:
-            self._packings[number] = Packing(self._batches[number], self._device)
-        return self._packings[number]
+    def _parts(self, where: Span | np.ndarray) -> Iterator[Part]:
+        """Yield what is computed at once."""
+        if isinstance(where, Span):
+            for number in range(where.first, where.stop):
+                if number not in self._packings:
+                    self._packings[number] = Packing(self._batches[number], self._device)
+                yield Part(number, self._batches[number], self._packings[number])
+            return
+        if not self.independent:
+            raise EngineError(
+                "this worker's matrix products differ in the last bits with what is computed "
+                "beside them, unlike those where the search was started; use machines of one kind"
+            )
+        for batch in gather(self._batches, where):
+            yield Part(-1, batch, Packing(batch, self._device))
 
     def _is_last(self, layer: int) -> bool:
         return layer == self.shape.layers - 1

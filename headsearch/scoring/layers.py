@@ -83,7 +83,7 @@ class FusedLayer:
         weights, biases = self.qkv_weight, self.qkv_bias
         query = product(
             hidden[packing.first], weights[:, 0].flatten(0, 1), biases[:, 0].flatten()
-        ).unflatten(1, biases[:, 0].shape)
+        ).view(-1, *biases[:, 0].shape)
         # (heads, examples, hidden) -> (examples, heads, hidden)
         asked = ((query * self._scale).transpose(0, 1) @ weights[:, 1]).transpose(0, 1)
         means, start = [], 0
@@ -111,7 +111,7 @@ class FusedLayer:
             if len(group) < len(weight):
                 weight, row = weight[list(group)], row[list(group)]
             made = product(hidden, weight.flatten(0, 2), row.flatten())
-            parts.append(made.unflatten(1, row.shape))
+            parts.append(made.view(-1, *row.shape))
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
     def project(self, context: Tensor, heads: tuple[int, ...]) -> Tensor:

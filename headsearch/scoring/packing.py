@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -27,11 +28,6 @@ class Run:
     first: int
     examples: int
     tokens: int
-
-    @property
-    def rows(self) -> slice:
-        """The rows of all their tokens."""
-        return slice(self.first, self.first + self.examples * self.tokens)
 
 
 class Packing:
@@ -62,7 +58,7 @@ class Packing:
         edges = [0, *(np.flatnonzero(np.diff(lengths)) + 1), len(lengths)]
         self.runs = [
             Run(int(starts[start]), int(stop - start), int(lengths[start]))
-            for start, stop in zip(edges[:-1], edges[1:], strict=True)
+            for start, stop in pairwise(edges)
         ]
         self.tokens, self.count = batch.tokens, batch.examples
         self._starts, self._lengths, self._device = starts[:-1], lengths, device
@@ -90,11 +86,11 @@ class Packing:
         """The same where each example has one row, (examples and some more, …)."""
         return _join(parts, self._more_examples)
 
-    def split(self, tensor: Tensor, dim: int = 0) -> Iterator[tuple[Run, Tensor]]:
-        """Yield each run with its rows, dimension `dim` of a tensor, as (…, examples, tokens, …)."""
+    def split(self, tensor: Tensor) -> Iterator[tuple[Run, Tensor]]:
+        """Yield each run with its rows of a tensor (rows, …), as (examples, tokens, …)."""
         for run in self.runs:
-            part = tensor.narrow(dim, run.first, run.examples * run.tokens)
-            yield run, part.unflatten(dim, (run.examples, run.tokens))
+            part = tensor[run.first : run.first + run.examples * run.tokens]
+            yield run, part.view(run.examples, run.tokens, *tensor.shape[1:])
 
     def _index(self, values: np.ndarray, more: int) -> Tensor:
         return torch.from_numpy(np.pad(values, (0, more))).to(self._device)

@@ -24,10 +24,11 @@ TYPICAL_ROWS = 1024  # what packed weights are laid out for; others do as well
 
 def has_onednn(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether oneDNN is used."""
+    backend: Any = torch.backends.mkldnn
     return (
         device.type == "cpu"
         and dtype == torch.float32
-        and torch.backends.mkldnn.is_available()
+        and bool(backend.is_available())
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
     )
 

@@ -12,7 +12,23 @@ from headsearch.heads import HeadMap, HeadSet
 from headsearch.task.kinds import GRADIENTS, OUTPUTS
 from headsearch.task.metric import Objective, Score
 
-__all__ = ["GRADIENTS", "OUTPUTS", "Ask", "Node", "Oracle", "Problem"]
+__all__ = ["GRADIENTS", "OUTPUTS", "Ask", "Node", "Oracle", "Order", "Problem"]
+
+
+@dataclass(frozen=True)
+class Order:
+    """In which order examples are scored, where they are independent of each other.
+
+    Attributes:
+        examples: all of them, as places in the task's order, (examples,).
+        ends: after how many of them there may be a decision; the last is their number.
+    """
+
+    examples: np.ndarray
+    ends: tuple[int, ...]
+
+
+Decide = Callable[[np.ndarray, np.ndarray], bool]
 
 
 @dataclass(frozen=True)
@@ -23,15 +39,17 @@ class Ask:
         kind: `OUTPUTS`: of every state; `GRADIENTS`: of the states, which is the parent alone.
         parent: a state that differs little from the others; a hint that saves arithmetic.
         states: distinct states.
-        decide: given a state's outputs of the first rounds, whether it is worth going on. Rounds
-            are fixed by the data, so where a state stops depends on its own outputs alone. None:
-            all outputs are wanted.
+        decide: given a state's outputs of the first rounds, and which examples these are,
+            whether it is worth going on. Where a state stops depends on its own outputs alone.
+            None: all outputs are wanted.
+        order: the rounds, if examples are not to be scored in the task's own.
     """
 
     kind: str
     parent: HeadSet
     states: tuple[HeadSet, ...]
-    decide: Callable[[np.ndarray], bool] | None = None
+    decide: Decide | None = None
+    order: Order | None = None
 
 
 Ready = Callable[[HeadSet, np.ndarray], None]
@@ -56,7 +74,8 @@ class Oracle(Protocol):
                 order, so that something can be made of it meanwhile.
 
         Returns:
-            Outputs (examples, classes) float32, of fewer examples where `decide` said no; or
+            Outputs (examples, classes) float32 in the task's order, of fewer examples where
+            `decide` said no; or
             d outputs / d gates (examples, classes, heads), 0 for removed heads.
         """
         ...
@@ -64,11 +83,20 @@ class Oracle(Protocol):
 
 @dataclass(frozen=True)
 class Problem:
-    """Remove as many heads as possible while the metric stays within the budget."""
+    """Remove as many heads as possible while the metric stays within the budget.
+
+    Attributes:
+        shape: the heads.
+        objective: what is measured, on which labels.
+        max_drop: the budget.
+        hardest_first: whether states that may be given up are scored in the order of their
+            parent's margins; if an example's outputs do not depend on those scored beside it.
+    """
 
     shape: HeadMap
     objective: Objective
     max_drop: float
+    hardest_first: bool = False
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -15,6 +15,8 @@ from headsearch.task.data import Examples
 
 # Tokenizers that have no limit say so with a very large number.
 UNLIMITED = 1_000_000
+# Most examples and padded tokens of a batch.
+BATCH_EXAMPLES, BATCH_TOKENS = 64, 4096
 # Batches are decided on in so many rounds, see `task.shards`.
 ROUNDS = 4
 # A broken tokenizer knows almost nothing; real text in the wrong script still stays below this.
@@ -53,7 +55,7 @@ class Batch:
     @property
     def lengths(self) -> np.ndarray:
         """How many tokens each example has; all padding comes after them. (examples,) int64."""
-        return self.arrays["attention_mask"].sum(axis=1)
+        return np.asarray(self.arrays["attention_mask"].sum(axis=1))
 
 
 @dataclass(frozen=True)
@@ -111,8 +113,8 @@ def tokenise(
     *,
     max_length: int | None = None,
     max_positions: int | None = None,
-    batch_examples: int = 64,
-    batch_tokens: int = 4096,
+    batch_examples: int = BATCH_EXAMPLES,
+    batch_tokens: int = BATCH_TOKENS,
 ) -> BatchedData:
     """Tokenise once, sort by length and batch.
 
@@ -170,6 +172,29 @@ def tokenise(
         batches.append(Batch(arrays))
     order = np.concatenate(groups)
     return BatchedData(tuple(batches), examples.labels[order], order)
+
+
+def gather(batches: Sequence[Batch], examples: np.ndarray) -> Iterator[Batch]:
+    """Yield batches of any examples, in the given order.
+
+    Args:
+        batches: where they are.
+        examples: (examples,) places in the order of the batches.
+    """
+    ends = np.cumsum([batch.examples for batch in batches])
+    numbers = np.searchsorted(ends, examples, side="right")
+    rows = examples - np.concatenate([[0], ends])[numbers]
+    arrays = [batches[n].arrays for n in numbers]
+    lengths = np.array([a["attention_mask"][i].sum() for a, i in zip(arrays, rows, strict=True)])
+    for start, stop in _cuts(lengths, BATCH_EXAMPLES, BATCH_TOKENS):
+        width, made = int(lengths[start:stop].max()), {}
+        for name in arrays[0]:
+            made[name] = array = np.zeros((stop - start, width), np.int64)
+            for place in range(start, stop):
+                array[place - start, : lengths[place]] = arrays[place][name][
+                    rows[place], : lengths[place]
+                ]
+        yield Batch(made)
 
 
 def round_of(number: int) -> int:

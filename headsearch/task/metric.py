@@ -110,20 +110,20 @@ class Objective:
             return Score(correct / len(self.labels), loss, correct)
         return Score(self._metric(outputs), loss)
 
-    def in_reach(self, outputs: np.ndarray, threshold: Threshold) -> bool:
-        """Whether the threshold can still be met, given the outputs of the first examples.
+    def in_reach(self, outputs: np.ndarray, examples: np.ndarray, threshold: Threshold) -> bool:
+        """Whether the threshold can still be met, given the outputs of some examples.
 
         Exact for accuracy: were all other answers right. For other metrics always True.
 
         Args:
-            outputs: (examples so far, classes).
+            outputs: (some, classes).
+            examples: which these are, (some,).
             threshold: what is to be met.
         """
         if threshold.correct is None:
             return True
-        seen = len(outputs)
-        right = replace(self, labels=self.labels[:seen])._right(outputs).sum()
-        return bool(right + len(self.labels) - seen >= threshold.correct)
+        right = replace(self, labels=self.labels[examples])._right(outputs).sum()
+        return bool(right + len(self.labels) - len(outputs) >= threshold.correct)
 
     def metrics(self, outputs: np.ndarray) -> np.ndarray:
         """Return the metric of each of a stack of outputs (stack, examples, classes), (stack,)."""
@@ -168,10 +168,17 @@ class Objective:
 
         Only if `has_margins`; of outputs (examples, classes).
         """
+        return np.sort(self.hardest_first(outputs)[:count])
+
+    def hardest_first(self, outputs: np.ndarray) -> np.ndarray:
+        """Return all examples, those first whose right class is furthest behind, (examples,).
+
+        Only if `has_margins`; of outputs (examples, classes).
+        """
         margins = np.nan_to_num(self.margins(outputs), nan=-np.inf)
         own = np.arange(self.classes)[:, None] == self.labels
         ahead = np.where(own, np.inf, margins).min(axis=0)
-        return np.sort(np.argsort(ahead, kind="stable")[:count])
+        return np.argsort(ahead, kind="stable")
 
     def can_meet(self, margins: np.ndarray, threshold: Threshold, least: np.ndarray) -> bool:
         """Whether a prediction could meet the threshold if all examples but some were right.

@@ -4,14 +4,20 @@ Rounds cut the batches for the search's sake: a child that can't meet the thresh
 a round is not scored further. They depend on the number of batches alone. Pieces cut the rounds
 for the workers' sake: a piece is what one job covers, and a shard is a set of pieces that is
 served by the same workers, whose caches hold the parents' layer inputs for it.
+
+Where an example's outputs do not depend on those beside it, rounds may be runs of any order of the
+examples, the likeliest errors first: then pieces are of examples, not of batches.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+
+import numpy as np
 
 from headsearch.errors import InputError
 from headsearch.task.batches import ROUNDS, BatchedData, Span, round_of
@@ -19,40 +25,60 @@ from headsearch.task.batches import ROUNDS, BatchedData, Span, round_of
 # Pieces of each round for every shard; more than one, so that a worker that is done early can take
 # what is left of another's.
 PIECES_PER_SHARD = 2
+# A piece of examples is not cut smaller than this.
+LEAST_EXAMPLES = 16
+
+
+# Examples as an index of arrays.
+Where = slice | np.ndarray
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A run of whole batches within one round.
+    """A run of whole batches within one round, or any examples.
 
     Attributes:
-        span: the batches.
+        span: the batches; where it is of examples, a negative number that stands for them, and how
+            many they are.
         round: the round that they lie in.
         shard: whose workers serve it.
-        load: positions in it, padding included.
+        load: tokens in it.
+        rows: of examples, their places in the order of the batches as int32, little-endian.
     """
 
     span: Span
     round: int
     shard: int
     load: int
+    rows: bytes | None = None
+
+    @property
+    def where(self) -> Span | np.ndarray:
+        """The batches, or the places of the examples, (examples,)."""
+        return self.span if self.rows is None else places_of(self.rows)
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How a task's batches are cut.
+    """How a task's examples are cut.
 
     Attributes:
         offsets: first row of each batch, and the number of rows at the end, (batches + 1,).
-        rounds: runs of batches that cover them all, in order.
+        rounds: runs of batches, or of places in an order of the examples, in order.
         pieces: cover every round, in order.
         shards: how many shards there are.
+        lengths: tokens of each example.
+        independent: whether an example's outputs do not depend on those beside it, to the last bit.
+        number: 0 where pieces are of batches; else it stands for the order.
     """
 
     offsets: tuple[int, ...]
     rounds: tuple[Span, ...]
     pieces: tuple[Piece, ...]
     shards: int
+    lengths: tuple[int, ...] = ()
+    independent: bool = False
+    number: int = 0
 
     @property
     def rows(self) -> int:
@@ -61,7 +87,7 @@ class Layout:
 
     @cached_property
     def load(self) -> int:
-        """Positions in all batches."""
+        """Tokens in all batches."""
         return sum(piece.load for piece in self.pieces)
 
     @cached_property
@@ -73,18 +99,78 @@ class Layout:
             found.append(range(places[0], places[-1] + 1))
         return tuple(found)
 
-    @cached_property
-    def mask_of_round(self) -> tuple[int, ...]:
-        """The pieces of each round and of all before it, as bits."""
-        return tuple((1 << places.stop) - 1 for places in self.pieces_of_round)
-
     def rows_of(self, span: Span) -> int:
-        """How many examples a span holds."""
+        """How many examples a piece's span holds."""
+        if span.first < 0:
+            return span.stop
         return self.offsets[span.stop] - self.offsets[span.first]
+
+    def where(self, span: Span, rows: bytes | None) -> tuple[int, Where]:
+        """Return the examples of a piece, as bits and as an index."""
+        if rows is None:
+            start, stop = self.offsets[span.first], self.offsets[span.stop]
+            return ((1 << (stop - start)) - 1) << start, slice(start, stop)
+        places = places_of(rows)
+        return bits_of(places, self.rows), places
+
+    @cached_property
+    def bits(self) -> tuple[int, ...]:
+        """Each piece's examples as bits."""
+        return tuple(self.where(piece.span, piece.rows)[0] for piece in self.pieces)
+
+    @cached_property
+    def bits_of_number(self) -> dict[int, int]:
+        """Examples as bits by the number that stands for them; see `Piece.span`."""
+        return {piece.span.first: bits for piece, bits in zip(self.pieces, self.bits, strict=True)}
+
+    @cached_property
+    def bits_of_round(self) -> tuple[int, ...]:
+        """The examples of each round and of all before it, as bits."""
+        found, bits = [], 0
+        for places in self.pieces_of_round:
+            for place in places:
+                bits |= self.bits[place]
+            found.append(bits)
+        return tuple(found)
+
+    @cached_property
+    def examples_of_round(self) -> tuple[np.ndarray, ...]:
+        """The same as places in the order of the batches, ascending."""
+        return tuple(self.examples_of(bits) for bits in self.bits_of_round)
+
+    def examples_of(self, bits: int) -> np.ndarray:
+        """Return examples given as bits as places in the order of the batches, ascending."""
+        packed = np.frombuffer(bits.to_bytes(-(-self.rows // 8), "little"), np.uint8)
+        return np.flatnonzero(np.unpackbits(packed, bitorder="little"))
+
+    def part(self, piece: Piece, bits: int) -> Piece:
+        """Return a piece of some of a piece's examples."""
+        return self.piece(self.examples_of(bits), piece.round, piece.shard)
+
+    def piece(self, examples: np.ndarray, number: int, shard: int) -> Piece:
+        """Return a piece of any examples, in a round and of a shard; those of a length together."""
+        lengths = np.array(self.lengths)[examples]
+        rows = examples[np.lexsort((examples, lengths))].astype("<i4").tobytes()
+        span = Span(_number(rows), len(examples))
+        return Piece(span, number, shard, int(lengths.sum()), rows)
+
+    @cached_property
+    def places_of_shard(self) -> dict[int, list[int]]:
+        """Where the pieces of each shard are, the heaviest shards first.
+
+        An ask is over when its longest job is.
+        """
+        loads = self.load_of_shard
+        found: dict[int, list[int]] = {
+            shard: [] for shard in sorted(range(self.shards), key=lambda s: (-loads[s], s))
+        }
+        for place, piece in enumerate(self.pieces):
+            found[piece.shard].append(place)
+        return found
 
     @cached_property
     def load_of_shard(self) -> tuple[int, ...]:
-        """Positions of each shard."""
+        """Tokens of each shard."""
         loads = [0] * self.shards
         for piece in self.pieces:
             loads[piece.shard] += piece.load
@@ -122,8 +208,13 @@ def rounds(batches: int) -> tuple[Span, ...]:
     return tuple(spans)
 
 
-def lay_out(data: BatchedData, shards: int) -> Layout:
+def lay_out(data: BatchedData, shards: int, independent: bool = False) -> Layout:
     """Cut the batches.
+
+    Args:
+        data: the batches.
+        shards: for how many sets of workers.
+        independent: see `Layout`.
 
     Raises:
         InputError: there are fewer batches than shards.
@@ -133,7 +224,7 @@ def lay_out(data: BatchedData, shards: int) -> Layout:
         raise InputError(
             f"--shards must be between 1 and {most}, the number of batches, but got {shards}"
         )
-    loads = [batch.examples * batch.tokens for batch in data.batches]
+    loads = [int(batch.lengths.sum()) for batch in data.batches]
     spans: list[tuple[int, Span, int]] = []
     for number, whole in enumerate(rounds(most)):
         size = whole.stop - whole.first
@@ -150,7 +241,52 @@ def lay_out(data: BatchedData, shards: int) -> Layout:
             for (number, span, load), home in zip(spans, homes, strict=True)
         ),
         shards=shards,
+        lengths=tuple(int(n) for batch in data.batches for n in batch.lengths),
+        independent=independent,
     )
+
+
+def lay_out_in_order(base: Layout, examples: np.ndarray, ends: Sequence[int]) -> Layout:
+    """Cut examples in an order of their own.
+
+    Args:
+        base: how the batches are cut.
+        examples: their places in the order of the batches, distinct.
+        ends: where the rounds end in this order, ascending; the last is the number of examples.
+    """
+    lengths = np.array(base.lengths)
+    found: list[tuple[int, np.ndarray]] = []
+    for number, (first, stop) in enumerate(zip((0, *ends[:-1]), ends, strict=True)):
+        part = examples[first:stop]
+        part = part[np.lexsort((part, lengths[part]))]
+        size = len(part) // LEAST_EXAMPLES
+        count = 1 if base.shards == 1 else max(1, min(size, PIECES_PER_SHARD * base.shards))
+        for begin, end in cut([int(n) for n in lengths[part]], count):
+            found.append((number, part[begin:end]))
+    homes = _spread([int(lengths[part].sum()) for _, part in found], base.shards)
+    pieces = [
+        base.piece(part, number, home) for (number, part), home in zip(found, homes, strict=True)
+    ]
+    spans = tuple(Span(a, b) for a, b in zip((0, *ends[:-1]), ends, strict=True))
+    whole = _number(examples.astype("<i4").tobytes() + repr(tuple(ends)).encode())
+    return replace(base, rounds=spans, pieces=tuple(pieces), number=whole)
+
+
+def places_of(rows: bytes) -> np.ndarray:
+    """Return places as a `Piece` has them, (examples,) int64."""
+    return np.frombuffer(rows, "<i4").astype(np.int64)
+
+
+def _number(content: bytes) -> int:
+    """Return a negative number of 63 bits that stands for something."""
+    return -1 - (int.from_bytes(hashlib.sha256(content).digest()[:8], "little") >> 2)
+
+
+def bits_of(examples: np.ndarray, count: int) -> int:
+    """Return places among so many examples as bits."""
+    chosen = np.zeros(count, bool)
+    chosen[examples] = True
+    return int.from_bytes(np.packbits(chosen, bitorder="little").tobytes(), "little")
 
 
 def cut(loads: Sequence[int], count: int) -> list[tuple[int, int]]:

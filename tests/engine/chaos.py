@@ -26,7 +26,9 @@ from headsearch.engine.ray_memo import RayMemo
 from headsearch.engine.ray_workers import RayWorkers, ScoringActor
 from headsearch.errors import EngineError
 from headsearch.heads import HeadSet
+from headsearch.memo.codec import unpack_rows
 from headsearch.memo.sqlite import SqliteStore
+from headsearch.task.batches import Span
 from tests.engine.tasks import BUNDLE, DATA, plan, run
 
 SHARDS = 3
@@ -99,15 +101,16 @@ def actor_pids(name: str) -> list[int]:
 def facts(transcript: str, dispatcher: Any, workers: RayWorkers, path: Path) -> dict[str, Any]:
     """What a test looks at, with how many of the committed states are whole in the memo file."""
     steps = [json.loads(line) for line in transcript.split("\n")]
-    store = SqliteStore(path, "f")
+    store, layout = SqliteStore(path, "f"), plan().layout
     missing = 0
     for step in steps:
         for bits, _, _, _, rows in step["scored"]:
             key = HeadSet(int(bits, 16)).to_bytes()
-            spans = store.spans("outputs", [key]).get(key, [])
-            batches = {b for first, stop in spans for b in range(first, stop)}
-            held = sum(int(DATA.offsets[b + 1] - DATA.offsets[b]) for b in batches)
-            missing += held < rows
+            held = 0
+            for record in store.find("outputs", [key]).get(key, []):
+                span = Span(record.first, record.stop)
+                held |= layout.where(span, unpack_rows(record.value)[2])[0]
+            missing += held.bit_count() < rows
     store.close()
     return {
         "transcript": transcript,

@@ -30,11 +30,11 @@ SETTINGS = Settings(max_evaluations=150, patience=None)
 BUNDLE = bundle(MODEL)
 
 
-def plan(workers: int = 1, shards: int = 1, **changes: Any) -> Plan:
+def plan(workers: int = 1, shards: int = 1, independent: bool = True, **changes: Any) -> Plan:
     values: dict[str, Any] = {
         "workers": workers,
         "most_workers": workers,
-        "layout": lay_out(DATA, shards),
+        "layout": lay_out(DATA, shards, independent),
         "threads": 1,
         "gpus": 0,
         "dtype": "float32",
@@ -43,8 +43,8 @@ def plan(workers: int = 1, shards: int = 1, **changes: Any) -> Plan:
     return Plan(**{**values, **changes})
 
 
-def inline(shards: int = 1) -> InlineWorkers:
-    return InlineWorkers(BUNDLE, DATA, plan(1, shards))
+def inline(shards: int = 1, independent: bool = True) -> InlineWorkers:
+    return InlineWorkers(BUNDLE, DATA, plan(1, shards, independent))
 
 
 def simulated(workers: int, shards: int) -> SimulatedWorkers:
@@ -56,7 +56,7 @@ def simulated(workers: int, shards: int) -> SimulatedWorkers:
     return SimulatedWorkers(
         made,
         Costs(lambda job, cached: job.cost),
-        lambda job: run_job(evaluator, job.item, job.piece.span, job.speculative),
+        lambda job: run_job(evaluator, job.item, job.piece.where, job.speculative),
         coordinator=False,
     )
 
@@ -70,7 +70,8 @@ def run(
 ) -> tuple[str, Dispatcher]:
     """The transcript of a search as bytes would be written, and its dispatcher."""
     dispatcher = Dispatcher(workers, memo or MemoryStore(), SHAPE)
-    problem = Problem(SHAPE, make_objective("accuracy", DATA.labels, 3), max_drop)
+    objective = make_objective("accuracy", DATA.labels, 3)
+    problem = Problem(SHAPE, objective, max_drop, workers.plan.layout.independent)
     steps: list[dict[str, Any]] = []
 
     def step(record: dict[str, Any]) -> None:

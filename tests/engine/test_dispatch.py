@@ -16,12 +16,14 @@ from headsearch.engine.dispatch import Dispatcher
 from headsearch.engine.executor import Event, Job, Workers
 from headsearch.engine.ray_workers import RayWorkers
 from headsearch.engine.simulated import Costs, SimulatedWorkers
+from headsearch.errors import EngineError
 from headsearch.heads import HeadSet
 from headsearch.memo.memory import MemoryStore
 from headsearch.memo.store import Block
 from headsearch.model.plain import plain_outputs
 from headsearch.scoring.item import GRADIENTS, OUTPUTS
-from headsearch.search.problem import Ask
+from headsearch.search.problem import Ask, Order
+from headsearch.task.batches import Span
 from tests.engine.tasks import BUNDLE, DATA, MODEL, SHAPE, inline, plan, run, simulated
 
 
@@ -60,13 +62,18 @@ class Recording:
         self._inner.close()
 
     def computed(self) -> Counter[tuple[str, HeadSet, int]]:
-        """How often each batch of each state was computed."""
-        return Counter(
-            (job.item.kind, state, batch)
-            for job in self.sent
-            for state in job.item.states
-            for batch in range(job.piece.span.first, job.piece.span.stop)
-        )
+        """How often each example of each state was computed."""
+        found = Counter[tuple[str, HeadSet, int]]()
+        for job in self.sent:
+            where = job.piece.where
+            if isinstance(where, Span):
+                where = np.arange(*DATA.offsets[[where.first, where.stop]])
+            found.update(
+                (job.item.kind, state, int(example))
+                for state in job.item.states
+                for example in where
+            )
+        return found
 
 
 @pytest.mark.parametrize(("workers", "shards"), [(1, 1), (2, 2), (2, 1), (4, 3), (2, 5), (4, 2)])
@@ -79,6 +86,56 @@ def test_ray_gives_the_inline_transcript_and_computes_nothing_twice(
     assert set(recording.computed().values()) == {1}
     assert dispatcher.counts.reused == 0
     assert 0 <= dispatcher.counts.used <= dispatcher.counts.speculative
+
+
+def test_batches_may_have_to_stay_together(reference: str) -> None:
+    """On devices where an example's outputs depend on those beside it, to the last bit."""
+    recording = Recording(inline(3, independent=False))
+    transcript, _ = run(recording)
+    assert set(recording.computed().values()) == {1}
+    assert all(job.piece.rows is None for job in recording.sent)
+    assert transcript != reference, "states are given up after other examples"
+    asked = Ask(OUTPUTS, HeadSet(), (HeadSet(),), order=Order(np.arange(60), (60,)))
+    dispatcher = Dispatcher(inline(3, independent=False), MemoryStore(), SHAPE)
+    with pytest.raises(EngineError, match="depend on others"):
+        dispatcher.ask([asked])
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_examples_are_scored_in_the_order_asked_for(shards: int) -> None:
+    order = Order(np.random.default_rng(0).permutation(60), (13, 30, 60))
+    seen: list[np.ndarray] = []
+
+    def decide(outputs: np.ndarray, examples: np.ndarray) -> bool:
+        np.testing.assert_array_equal(outputs, whole[examples])
+        seen.append(examples)
+        return len(examples) < 30
+
+    state = HeadSet.of([2, 7])
+    ((whole,),) = Dispatcher(inline(), MemoryStore(), SHAPE).ask(
+        [Ask(OUTPUTS, HeadSet(), (state,))]
+    )
+    memo, recording = MemoryStore(), Recording(inline(shards))
+    dispatcher = Dispatcher(recording, memo, SHAPE)
+    ((part,),) = dispatcher.ask([Ask(OUTPUTS, HeadSet(), (state,), decide, order)])
+    for examples, end in zip(seen, (13, 30), strict=True):
+        np.testing.assert_array_equal(examples, np.sort(order.examples[:end]))
+    np.testing.assert_array_equal(part, whole[np.sort(order.examples[:30])])
+    assert dispatcher.counts.computed == pytest.approx(0.5)
+    # What is left is computed, in this process or another, and no more; now with its parent's
+    # other children, of which nothing is known.
+    for again in (dispatcher, Dispatcher(recording, memo, SHAPE)):
+        sent = len(recording.sent)
+        ((all_of_it, _),) = again.ask([Ask(OUTPUTS, HeadSet(), (state, HeadSet.of([2])))])
+        np.testing.assert_array_equal(all_of_it, whole)
+    assert len(recording.sent) == sent
+    assert set(recording.computed().values()) == {1}
+    assert sum(recording.computed().values()) == 120
+    # Another order finds all it needs, and decides after its own rounds.
+    other = Order(order.examples[::-1], (20, 40, 60))
+    ((part,),) = again.ask([Ask(OUTPUTS, HeadSet(), (state,), lambda *_: False, other)])
+    np.testing.assert_array_equal(part, whole[np.sort(other.examples[:20])])
+    assert len(recording.sent) == sent
 
 
 @pytest.mark.parametrize("shards", [2, 3, 9])
@@ -145,7 +202,7 @@ def test_answers_are_in_the_order_asked_and_equal_the_plain_path() -> None:
 def test_a_state_is_given_up_after_the_round_that_says_so_whatever_is_known() -> None:
     seen: list[int] = []
 
-    def decide(outputs: np.ndarray) -> bool:
+    def decide(outputs: np.ndarray, examples: np.ndarray) -> bool:
         seen.append(len(outputs))
         return len(outputs) < 40
 
@@ -180,10 +237,15 @@ class DiesAfter(Recording):
 
 
 class CountingStore(MemoryStore):
-    """Knows how many batches its records cover in all."""
+    """Knows how many examples its records cover in all."""
 
-    def batches(self) -> int:
-        return sum(stop - first for spans in self._places.values() for first, stop in spans)
+    def examples(self) -> int:
+        layout = plan().layout
+        return sum(
+            layout.rows_of(Span(first, stop))
+            for spans in self._places.values()
+            for first, stop in spans
+        )
 
 
 @pytest.mark.parametrize("calls", [0, 2, 3, 9, 30])
@@ -193,13 +255,13 @@ def test_after_a_stop_the_same_transcript_and_nothing_kept_is_computed_again(
     memo = CountingStore()
     with pytest.raises(KeyboardInterrupt):
         run(DiesAfter(inline(2), calls), memo)
-    kept = memo.batches()
+    kept = memo.examples()
     recording = Recording(inline(2))
     again, _ = run(recording, memo)
     assert again == reference
     full = CountingStore()
     run(inline(2), full)
-    assert memo.batches() == full.batches() == kept + sum(recording.computed().values())
+    assert memo.examples() == full.examples() == kept + sum(recording.computed().values())
 
 
 def test_what_a_call_brings_is_one_transaction() -> None:
@@ -293,7 +355,7 @@ def test_each_answer_is_ready_once_before_or_when_all_are() -> None:
         found.append((state, answer))
         open_at.append(dispatcher.scheduler.pending)
 
-    asks = [ask(*range(12)), ask(3, decide=lambda outputs: False)]
+    asks = [ask(*range(12)), ask(3, decide=lambda outputs, examples: False)]
     asks[1] = Ask(OUTPUTS, HeadSet(), (HeadSet.of([0, 1]),), asks[1].decide)
     answers = dispatcher.ask(asks, ready=ready)
     expected = {

@@ -6,12 +6,13 @@ import math
 import pickle
 
 import msgpack
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from headsearch.errors import MemoError
-from headsearch.memo.codec import pack_array, unpack_array
+from headsearch.memo.codec import array_head, pack_array, unpack_array, unpack_rows
 
 BYTES = {"float16": 2, "float32": 4, "float64": 8}
 SHAPES = st.lists(st.integers(0, 5), max_size=3).map(tuple)
@@ -91,3 +92,20 @@ def test_what_could_not_be_read_back_is_not_packed(
 ) -> None:
     with pytest.raises(MemoError, match="data must fit its dtype"):
         pack_array(dtype, shape, data)
+
+
+def test_arrays_of_single_examples_say_which() -> None:
+    data, rows = np.arange(6, dtype="<f4").tobytes(), np.array([7, 2, 5], "<i4").tobytes()
+    value = array_head("float32", (3, 2), rows) + data
+    assert unpack_rows(value) == ("float32", (3, 2), rows, data)
+    assert unpack_rows(pack_array("float32", (3, 2), data)) == ("float32", (3, 2), None, data)
+    with pytest.raises(MemoError, match="single examples"):
+        unpack_array(value)
+    for wrong in (
+        msgpack.packb([2, "float32", [3, 2], rows[:-4], data]),
+        msgpack.packb([2, "float32", [3, 2], "rows", data]),
+        msgpack.packb([1, "float32", [3, 2], rows, data]),
+        msgpack.packb([2, "float32", [3, 2], data]),
+    ):
+        with pytest.raises(MemoError, match="packed array"):
+            unpack_rows(wrong)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from headsearch.errors import EngineError
 from headsearch.heads import HeadSet
 from headsearch.model.bundle import bundle, rebuild
 from headsearch.model.gate import gates
@@ -16,7 +17,8 @@ from headsearch.model.plain import plain_outputs
 from headsearch.scoring.evaluator import Evaluator
 from headsearch.scoring.item import GRADIENTS, OUTPUTS, WorkItem
 from headsearch.scoring.layers import FusedLayer
-from headsearch.task.batches import Span
+from headsearch.scoring.products import PackedLinear
+from headsearch.task.batches import BatchedData, Span
 from tests.tiny import SPECS, tiny_data, tiny_model
 
 PARENTS = (HeadSet(), HeadSet.of([1, 6]), HeadSet.of([0, 4, 5, 6, 7, 11]), HeadSet.of(range(8)))
@@ -85,6 +87,91 @@ def test_the_same_holds_at_the_sizes_of_real_models(width: int, heads: int, thre
             np.testing.assert_array_equal(evaluator.outputs(parent, states, span), alone)
     finally:
         torch.set_num_threads(before)
+
+
+def by_length(data: BatchedData, examples: np.ndarray) -> np.ndarray:
+    lengths = np.concatenate([batch.lengths for batch in data.batches])
+    return examples[np.lexsort((examples, lengths[examples]))]
+
+
+def test_an_examples_outputs_do_not_depend_on_those_beside_it(model: nn.Module) -> None:
+    """To the last bit: so examples may be scored in any order."""
+    data, random = tiny_data(model, examples=70, per_batch=9), np.random.default_rng(0)
+    evaluator = evaluator_of(model, data)
+    states = children_of(PARENTS[1])[::3]
+    whole = evaluator.outputs(PARENTS[1], states, Span(0, len(data.batches)))
+    for count in (1, 2, 3, 7, 8, 20, 66):
+        examples = by_length(data, random.permutation(70)[:count])
+        for parent in (PARENTS[1], HeadSet()):
+            found = evaluator.outputs(parent, states, examples)
+            np.testing.assert_array_equal(found, whole[:, examples])
+    reverse = np.arange(70)[::-1]  # no neighbours of one length need be
+    np.testing.assert_array_equal(evaluator.outputs(HeadSet(), states, reverse), whole[:, reverse])
+
+
+@pytest.mark.parametrize(("width", "heads"), [(384, 12), (768, 12), (1024, 16)])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_nor_do_they_at_the_sizes_of_real_models(width: int, heads: int, threads: int) -> None:
+    model = tiny_model(
+        "BERT", hidden_size=width, num_attention_heads=heads, intermediate_size=4 * width
+    )
+    data, random = tiny_data(model, examples=66, per_batch=33), np.random.default_rng(0)
+    states = [HeadSet.of(range(1, 2 * heads, step)) for step in (1, 2, 3)]
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        evaluator = evaluator_of(model, data)
+        whole = evaluator.outputs(HeadSet(), states, Span(0, 2))
+        for count in (1, 2, 5, 17, 40):
+            examples = by_length(data, random.permutation(66)[:count])
+            found = evaluator.outputs(HeadSet(), states, examples)
+            np.testing.assert_array_equal(found, whole[:, examples])
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_examples_that_depend_on_each_other_are_not_scored_apart(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("headsearch.scoring.layers.independent", lambda weight: False)
+    model = tiny_model("BERT")
+    data = tiny_data(model)
+    evaluator, span = evaluator_of(model, data), Span(0, 5)
+    with pytest.raises(EngineError, match="machines of one kind"):
+        evaluator.outputs(HeadSet(), [HeadSet.of([1])], np.arange(4))
+    # Each head is then computed for itself, and batches stay as they are.
+    state = HeadSet.of([1, 4, 6, 9])
+    alone = evaluator.outputs(state, [state], span)
+    for parent in PARENTS:
+        found = evaluator.outputs(parent, [*children_of(parent), state], span)[-1:]
+        np.testing.assert_array_equal(found, alone)
+    np.testing.assert_allclose(
+        alone[0], plain_outputs(model, data.batches, state), rtol=0, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("activation", ["gelu", "gelu_new", "relu"])
+def test_the_activation_is_the_models_own(activation: str) -> None:
+    """A GELU may be taken along by the product before it; no other activation is."""
+    model = tiny_model("BERT", hidden_act=activation)
+    data = tiny_data(model)
+    state = HeadSet.of([1, 6])
+    found = evaluator_of(model, data).outputs(HeadSet(), [state], Span(0, 5))[0]
+    np.testing.assert_allclose(found, plain_outputs(model, data.batches, state), rtol=0, atol=1e-5)
+
+
+def test_without_onednn_the_same_comes_out(
+    model: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tiny_data(model)
+    states = children_of(PARENTS[1])
+    fast = evaluator_of(model, data).outputs(PARENTS[1], states, Span(0, 5))
+    for module in ("products", "evaluator"):
+        monkeypatch.setattr(f"headsearch.scoring.{module}.has_onednn", lambda *_: False)
+    evaluator = evaluator_of(model, data)
+    assert not any(isinstance(m, PackedLinear) for m in evaluator._model.modules())
+    slow = evaluator.outputs(PARENTS[1], states, Span(0, 5))
+    np.testing.assert_allclose(slow, fast, rtol=0, atol=1e-5)
 
 
 def test_heads_have_effects_here_too(model: nn.Module) -> None:

@@ -29,6 +29,7 @@ class Lattice:
         effect: float = 0.5,
         interaction: float = 0.3,
         max_drop: float = 0.05,
+        hardest_first: bool = False,
     ) -> None:
         random = np.random.default_rng(seed)
         self.shape = HeadMap(heads_per_layer)
@@ -40,7 +41,8 @@ class Lattice:
         self._base = base
         self._single = random.normal(size=(total, examples, classes)) * effect
         self._pair = random.normal(size=(total, total, examples, classes)) * interaction
-        self.problem = Problem(self.shape, make_objective("accuracy", labels, classes), max_drop)
+        objective = make_objective("accuracy", labels, classes)
+        self.problem = Problem(self.shape, objective, max_drop, hardest_first)
         self.rounds: tuple[int, ...] = (examples // 2, 3 * examples // 4)
         self.questions: list[list[Ask]] = []  # of every call, in order
         self.expected: list[list[Ask]] = []  # what was expected to come next
@@ -73,9 +75,14 @@ class Lattice:
     def by_rounds(self, ask: Ask, state: HeadSet) -> np.ndarray:
         """The outputs up to the round where the asker gives up."""
         outputs = self.of(state)
-        for rows in self.rounds:
-            if ask.decide is not None and not ask.decide(outputs[:rows]):
-                outputs = outputs[:rows]
+        order, ends = np.arange(len(outputs)), self.rounds
+        if ask.order is not None:
+            order, ends = ask.order.examples, ask.order.ends
+        for end in ends:
+            examples = np.sort(order[:end])
+            if ask.decide is not None and not ask.decide(outputs[examples], examples):
+                outputs = outputs[examples]
+                break
         self.given.append((state, len(outputs)))
         return outputs
 

@@ -71,6 +71,33 @@ def test_no_state_is_asked_for_twice_but_to_go_on_where_it_was_given_up() -> Non
     assert sum(rows_of(lattice).values()) == result.evaluations * 40
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_the_hardest_examples_first_decide_the_same_sooner(seed: int) -> None:
+    plain, sorted_ = (
+        Lattice((4, 4), seed=seed, examples=200, hardest_first=hardest) for hardest in (False, True)
+    )
+    # Later expansions may differ: of what is given up no loss is known to order them by.
+    settings = Settings(patience=None, max_expansions=1)
+    result, steps = run(plain, settings)
+    sooner, others = run(sorted_, settings)
+    assert sooner.best.heads == result.best.heads
+    for step, other in zip(steps, others, strict=True):
+        assert [(n[0], n[3]) for n in other["scored"]] == [(n[0], n[3]) for n in step["scored"]]
+    assert sooner.evaluations < result.evaluations
+    early = [ask for asks in sorted_.questions for ask in asks if ask.decide is not None]
+    assert early
+    threshold = result.threshold
+    for ask in early:
+        assert ask.order is not None
+        parent = sorted_.of(ask.parent)
+        ahead = sorted_.problem.objective.margins(parent)
+        wrong = ~(ahead > sorted_.problem.objective.least).all(axis=0)
+        assert wrong[ask.order.examples[: wrong.sum()]].all(), "the parent's errors come first"
+        assert sorted(ask.order.examples) == list(range(200))
+        assert ask.order.ends[-1] == 200
+        assert ask.order.ends[0] > 200 - threshold.correct
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_bound_and_incumbent_hold_the_truth_between_them_under_any_budget(seed: int) -> None:
     lattice = Lattice((3, 4), seed=seed)

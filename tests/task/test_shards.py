@@ -9,12 +9,20 @@ import pytest
 
 from headsearch.errors import InputError
 from headsearch.task.batches import ROUNDS, Batch, BatchedData, Span, round_of
-from headsearch.task.shards import cut, lay_out, rounds
+from headsearch.task.shards import cut, lay_out, lay_out_in_order, rounds
 
 
 def data_with(loads: list[int]) -> BatchedData:
     """Batches of one example each, with so many tokens."""
-    batches = tuple(Batch({"input_ids": np.zeros((1, load), np.int64)}) for load in loads)
+    batches = tuple(
+        Batch(
+            {
+                "input_ids": np.zeros((1, load), np.int64),
+                "attention_mask": np.ones((1, load), np.int64),
+            }
+        )
+        for load in loads
+    )
     return BatchedData(batches, np.zeros(len(loads)), np.arange(len(loads)))
 
 
@@ -71,6 +79,33 @@ def test_pieces_lie_in_rounds_and_cover_all(shards: int) -> None:
     assert layout.load == sum(loads)
     assert layout.rows == 13
     assert layout.rows_of(Span(2, 5)) == 3
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_pieces_of_an_order_cover_its_rounds(shards: int) -> None:
+    random = np.random.default_rng(0)
+    loads = [int(n) for n in random.integers(3, 50, size=200)]
+    base = lay_out(data_with(loads), shards)
+    order, ends = random.permutation(200), (40, 90, 200)
+    layout = lay_out_in_order(base, order, ends)
+    assert layout.number < 0
+    for number, (first, stop) in enumerate(zip((0, *ends), ends, strict=False)):
+        places = layout.pieces_of_round[number]
+        found = np.concatenate([layout.pieces[place].where for place in places])
+        assert sorted(found) == sorted(order[first:stop])
+        for place in places:
+            sizes = [loads[i] for i in layout.pieces[place].where]
+            assert sizes == sorted(sizes), "neighbours of one length"
+            assert layout.pieces[place].load == sum(sizes)
+            assert layout.pieces[place].round == number
+            assert layout.rows_of(layout.pieces[place].span) == len(sizes)
+    assert layout.bits_of_round[-1] == (1 << 200) - 1
+    assert layout.bits_of_round[0].bit_count() == 40
+    assert {piece.shard for piece in layout.pieces} == set(range(shards))
+    again = lay_out_in_order(base, order.copy(), ends)
+    assert again.pieces == layout.pieces
+    assert again.number == layout.number
+    assert lay_out_in_order(base, order[::-1], ends).number != layout.number
 
 
 def test_shards_have_about_the_same_load() -> None:
