@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from headsearch.heads import HeadMap, HeadSet
-from headsearch.memo.codec import unpack_rows
+from headsearch.memo.codec import unpack_array
 from headsearch.memo.store import Record
 from headsearch.search.problem import GRADIENTS, OUTPUTS, Ask
 from headsearch.task.batches import Span
@@ -83,7 +83,7 @@ class Want:
     def recall(self, records: Sequence[Record]) -> None:
         """Take all that records have, whatever pieces they were computed in."""
         for record in records:
-            dtype, shape, rows, data = unpack_rows(record.value)
+            dtype, shape, rows, data = unpack_array(record.value)
             array = np.frombuffer(data, dtype).reshape(shape)
             bits, where = self.layout.where(Span(record.first, record.stop), rows)
             if rows is None:

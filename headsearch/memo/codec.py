@@ -57,19 +57,7 @@ def array_head(dtype: str, shape: tuple[int, ...], rows: bytes | None = None) ->
     return whole[: len(whole) - size]
 
 
-def unpack_array(value: bytes) -> tuple[str, tuple[int, ...], bytes]:
-    """Return (dtype, shape, data).
-
-    Raises:
-        MemoError: the bytes are not exactly what `pack_array` writes.
-    """
-    dtype, shape, rows, data = unpack_rows(value)
-    if rows is not None:
-        raise MemoError("a memo value is of single examples where whole batches were expected")
-    return dtype, shape, data
-
-
-def unpack_rows(value: bytes) -> tuple[str, tuple[int, ...], bytes | None, bytes]:
+def unpack_array(value: bytes) -> tuple[str, tuple[int, ...], bytes | None, bytes]:
     """Return (dtype, shape, which examples it is of or None, data).
 
     Raises:

@@ -81,6 +81,8 @@ class FusedLayer:
             bias: added to the scores, (1, all heads, tokens, tokens), or None.
         """
         weights, biases = self.qkv_weight, self.qkv_bias
+        if not len(weights):
+            return hidden.new_zeros(len(packing.first), 0, self.head_size)
         query = product(
             hidden[packing.first], weights[:, 0].flatten(0, 1), biases[:, 0].flatten()
         ).view(-1, *biases[:, 0].shape)

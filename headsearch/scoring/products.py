@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers.activations import GELUActivation
 
 from headsearch.model.families import AttentionLayer
 
@@ -63,7 +62,7 @@ def pack(model: nn.Module, layers: list[AttentionLayer]) -> None:
     with_gelu = set()
     for layer in layers:
         block = layer.feed_forward
-        if block is not None and _is_gelu(getattr(block.owner, block.activation)):
+        if block is not None and block.is_gelu:
             setattr(block.owner, block.activation, nn.Identity())
             with_gelu.add(id(getattr(block.owner, block.linear)))
     for owner in list(model.modules()):
@@ -98,10 +97,3 @@ def _onednn(rows: Tensor, weight: Tensor, bias: Tensor | None, after: str) -> Te
     operation: Any = torch.ops.mkldnn._linear_pointwise
     made: Tensor = operation(rows, weight, bias, after, [], "none")
     return made
-
-
-def _is_gelu(activation: Any) -> bool:
-    """Whether it is the exact GELU, not its approximation."""
-    if isinstance(activation, nn.GELU):
-        return activation.approximate == "none"
-    return type(activation) is GELUActivation and activation.act is functional.gelu

@@ -26,7 +26,7 @@ from headsearch.engine.ray_memo import RayMemo
 from headsearch.engine.ray_workers import RayWorkers, ScoringActor
 from headsearch.errors import EngineError
 from headsearch.heads import HeadSet
-from headsearch.memo.codec import unpack_rows
+from headsearch.memo.codec import unpack_array
 from headsearch.memo.sqlite import SqliteStore
 from headsearch.task.batches import Span
 from tests.engine.tasks import BUNDLE, DATA, plan, run
@@ -109,7 +109,7 @@ def facts(transcript: str, dispatcher: Any, workers: RayWorkers, path: Path) -> 
             held = 0
             for record in store.find("outputs", [key]).get(key, []):
                 span = Span(record.first, record.stop)
-                held |= layout.where(span, unpack_rows(record.value)[2])[0]
+                held |= layout.where(span, unpack_array(record.value)[2])[0]
             missing += held.bit_count() < rows
     store.close()
     return {

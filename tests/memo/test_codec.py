@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headsearch.errors import MemoError
-from headsearch.memo.codec import array_head, pack_array, unpack_array, unpack_rows
+from headsearch.memo.codec import array_head, pack_array, unpack_array
 
 BYTES = {"float16": 2, "float32": 4, "float64": 8}
 SHAPES = st.lists(st.integers(0, 5), max_size=3).map(tuple)
@@ -22,7 +22,7 @@ SHAPES = st.lists(st.integers(0, 5), max_size=3).map(tuple)
 def test_an_array_survives(dtype: str, shape: tuple[int, ...], data: st.DataObject) -> None:
     size = BYTES[dtype] * math.prod(shape)
     content = data.draw(st.binary(min_size=size, max_size=size))
-    assert unpack_array(pack_array(dtype, shape, content)) == (dtype, shape, content)
+    assert unpack_array(pack_array(dtype, shape, content)) == (dtype, shape, None, content)
 
 
 def test_the_layout_is_the_one_that_is_written_down() -> None:
@@ -97,10 +97,8 @@ def test_what_could_not_be_read_back_is_not_packed(
 def test_arrays_of_single_examples_say_which() -> None:
     data, rows = np.arange(6, dtype="<f4").tobytes(), np.array([7, 2, 5], "<i4").tobytes()
     value = array_head("float32", (3, 2), rows) + data
-    assert unpack_rows(value) == ("float32", (3, 2), rows, data)
-    assert unpack_rows(pack_array("float32", (3, 2), data)) == ("float32", (3, 2), None, data)
-    with pytest.raises(MemoError, match="single examples"):
-        unpack_array(value)
+    assert unpack_array(value) == ("float32", (3, 2), rows, data)
+    assert unpack_array(pack_array("float32", (3, 2), data)) == ("float32", (3, 2), None, data)
     for wrong in (
         msgpack.packb([2, "float32", [3, 2], rows[:-4], data]),
         msgpack.packb([2, "float32", [3, 2], "rows", data]),
@@ -108,4 +106,4 @@ def test_arrays_of_single_examples_say_which() -> None:
         msgpack.packb([2, "float32", [3, 2], data]),
     ):
         with pytest.raises(MemoError, match="packed array"):
-            unpack_rows(wrong)
+            unpack_array(wrong)

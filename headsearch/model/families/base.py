@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor, nn
+from torch.nn import functional
+from transformers.activations import GELUActivation
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,14 @@ class FeedForward:
     owner: nn.Module
     linear: str
     activation: str
+
+    @property
+    def is_gelu(self) -> bool:
+        """Whether the activation is the exact GELU, not an approximation."""
+        activation = getattr(self.owner, self.activation)
+        if isinstance(activation, nn.GELU):
+            return activation.approximate == "none"
+        return type(activation) is GELUActivation and activation.act is functional.gelu
 
 
 @dataclass(frozen=True)
