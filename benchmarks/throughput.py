@@ -32,6 +32,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.common import provenance
@@ -44,6 +45,7 @@ from headsearch.run.config import RunConfig
 from headsearch.run.prepare import load_data
 from headsearch.scoring.cache import ParentCache
 from headsearch.scoring.evaluator import DEFAULT_CACHE_BYTES, Evaluator
+from headsearch.scoring.products import PackedLinear
 from headsearch.task.batches import Batch, BatchedData, Span, tokenise
 
 # Layers, heads, hidden size.
@@ -52,6 +54,7 @@ SHAPES = {"MiniLM": (6, 12, 384), "BERT-base": (12, 12, 768), "BERT-large": (24,
 # where a mask takes longer.
 SAMPLES = {"MiniLM": (64, 2), "BERT-base": (32, 1), "BERT-large": (8, 1)}
 REMOVED = (0.0, 0.25, 0.5)
+ROWS = (104, 216, 432, 864, 1728, 3456, 6912)
 RUNGS = (1, 2, 3, 5, 8, 12, 18, 26)  # heads removed by the macro ladder beyond its parent
 PADDED = 128
 SAMPLED = 3  # masks that the plain forward is timed on, or some more
@@ -172,6 +175,23 @@ def timed(run: Callable[[], Any]) -> tuple[float, Any]:
     return perf_counter() - began, result
 
 
+def by_rows(hidden: int) -> dict[int, float]:
+    """Return the operations a second of a feed-forward block by the rows that it takes at once.
+
+    Were it to rise on beyond the rows of a batch, siblings should be stacked into larger products.
+    """
+    first, second = nn.Linear(hidden, 4 * hidden), nn.Linear(4 * hidden, hidden)
+    block = nn.Sequential(PackedLinear(first, gelu=True), PackedLinear(second))
+    found = {}
+    with torch.inference_mode():
+        for rows in ROWS:
+            some = torch.randn(rows, hidden)
+            block(some)
+            seconds = statistics.median(timed(lambda x=some: block(x))[0] for _ in range(9))
+            found[rows] = 2.0 * rows * hidden * 8 * hidden / seconds
+    return found
+
+
 def compare(
     model: Any, data: BatchedData, parent: HeadSet, children: list[HeadSet], repetitions: int
 ) -> dict[str, Any]:
@@ -245,13 +265,20 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--models", nargs="*", choices=list(SHAPES), default=list(SHAPES))
     parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument(
+        "--rows-only", action="store_true", help="only the speed of products by their rows"
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
+    if options.rows_only:
+        speeds = {name: by_rows(SHAPES[name][2]) for name in options.models}
+        print(json.dumps(speeds))
+        options.out.write_text(json.dumps({**provenance(), "speeds": speeds}, indent=1) + "\n")
+        return
     rows: list[dict[str, Any]] = []
     for name in options.models:
         model, data = load(name, options.assets)
         tokens = sum(int(batch.arrays["attention_mask"].sum()) for batch in data.batches)
-        positions = sum(batch.examples * batch.tokens for batch in data.batches)
         shape = head_map(model)
         for share in REMOVED:
             parent = parent_of(shape, share)
@@ -265,7 +292,7 @@ def main() -> None:
                     "share_removed": share,
                     "examples": data.examples,
                     "tokens": tokens,
-                    "padding": 1 - tokens / positions,
+                    "padding": data.padding_waste,
                     "padding_at_128": 1 - tokens / (PADDED * data.examples),
                     **compare(model, data, parent, children, options.repetitions),
                 }

@@ -231,7 +231,7 @@ def test_a_simulated_search_takes_the_course_of_a_real_one(workers: int) -> None
     simulated = SimulatedWorkers(
         plan(workers, min(workers, 9)),
         Costs(lambda job, cached: job.cost * (0.001 if cached else 0.002), trace_bytes=10),
-        lambda job: evaluator.run(job.item, job.piece.span),
+        lambda job: evaluator.run(job.item, job.piece.where),
         deaths=[(n * 40.0 / workers, n % workers) for n in range(1, 9)],
         start=2.0,
     )
