@@ -93,7 +93,7 @@ class Cutter:
         each, layout = self._seconds(1.0), wants[0].layout
         items: dict[tuple[int, ...], tuple[WorkItem, float]] = {}
         for place in places:
-            piece = layout.pieces[place]
+            piece, all_bits = layout.pieces[place], layout.bits[place]
             child = passes * piece.load
             limit = ITEM_CHILDREN
             if each:
@@ -102,29 +102,36 @@ class Cutter:
             while stop < len(ordered):
                 start, left = stop, 1 - stop / len(ordered)
                 stop += min(limit, max(1, int(max(most * left, least) / child)))
-                for bits, group in self._missing(ordered[start:stop], layout.bits[place]).items():
-                    for want in group:
-                        self._under_way[want.key] = self._under_way.get(want.key, 0) | bits
+                for bits, group in self._missing(ordered[start:stop], all_bits):
                     # Mostly, all pieces miss the same states.
-                    who = tuple(id(want) for want in group)
+                    who = (start, stop)
+                    if len(group) < stop - start:
+                        who = tuple(id(want) for want in group)
                     if who not in items:
                         items[who] = _item(group), sum(want.passes for want in group)
                     item, cost = items[who]
-                    some = piece if bits == layout.bits[place] else layout.part(piece, bits)
+                    some, where = piece, layout.indices[place]
+                    if bits != all_bits:
+                        some = layout.part(piece, bits)
+                        where = layout.where(some.span, some.rows)[1]
                     number = self.made
                     self.made += 1
-                    where = layout.where(some.span, some.rows)[1]
                     self._of_job[number] = Cut(group, bits, where, layout.rows_of(some.span))
                     yield Job(number, item, some, cost * some.load, speculative)
 
-    def _missing(self, wants: Sequence[Want], bits: int) -> dict[int, list[Want]]:
-        """Return wants by which of some examples are neither known nor under way."""
-        found: dict[int, list[Want]] = {}
+    def _missing(self, wants: Sequence[Want], bits: int) -> list[tuple[int, list[Want]]]:
+        """Return wants by which of some examples are neither known nor under way; now they are."""
+        whole, parts = list[Want](), dict[int, list[Want]]()
         for want in wants:
-            missing = bits & ~(want.known | self._under_way.get(want.key, 0))
-            if missing:
-                found.setdefault(missing if want.any_part else bits, []).append(want)
-        return found
+            under_way = self._under_way.get(want.key, 0)
+            there = bits & (want.known | under_way)
+            if not there or (there != bits and not want.any_part):
+                whole.append(want)
+                self._under_way[want.key] = under_way | bits
+            elif there != bits:
+                parts.setdefault(bits ^ there, []).append(want)
+                self._under_way[want.key] = under_way | bits ^ there
+        return [*([(bits, whole)] if whole else []), *parts.items()]
 
     def wants_of(self, job: Job) -> list[Want]:
         """Return what a job that is under way was cut from."""

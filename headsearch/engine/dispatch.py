@@ -252,12 +252,11 @@ class Dispatcher:
             for cut_from, array in zip(wants, arrays, strict=True):
                 key = cut_from.key
                 want = self._wants.get(key)
-                expected = self._expected.get(key)
                 if want is not None:
                     want.take(bits, where, array)
                     gained[key] = want
-                elif expected is not None:
-                    expected.known |= bits
+                elif key in self._expected:
+                    self._expected[key].known |= bits
                 if job.speculative:
                     self._unasked[key] = self._unasked.get(key, 0) | bits
         self._memo.add(blocks)

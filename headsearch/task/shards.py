@@ -119,6 +119,11 @@ class Layout:
         return tuple(self.where(piece.span, piece.rows)[0] for piece in self.pieces)
 
     @cached_property
+    def indices(self) -> tuple[Where, ...]:
+        """Each piece's examples as an index."""
+        return tuple(self.where(piece.span, piece.rows)[1] for piece in self.pieces)
+
+    @cached_property
     def bits_of_number(self) -> dict[int, int]:
         """Examples as bits by the number that stands for them; see `Piece.span`."""
         return {piece.span.first: bits for piece, bits in zip(self.pieces, self.bits, strict=True)}
