@@ -104,7 +104,7 @@ class Cutter:
                 stop += min(limit, max(1, int(max(most * left, least) / child)))
                 for bits, group in self._missing(ordered[start:stop], all_bits):
                     # Mostly, all pieces miss the same states.
-                    who = (start, stop)
+                    who: tuple[int, ...] = (start, stop)
                     if len(group) < stop - start:
                         who = tuple(id(want) for want in group)
                     if who not in items:
