@@ -264,6 +264,7 @@ def main() -> None:
     parser.add_argument("assets", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--models", nargs="*", choices=list(SHAPES), default=list(SHAPES))
+    parser.add_argument("--removed", type=float, nargs="*", default=REMOVED)
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument(
         "--rows-only", action="store_true", help="only the speed of products by their rows"
@@ -280,7 +281,7 @@ def main() -> None:
         model, data = load(name, options.assets)
         tokens = sum(int(batch.arrays["attention_mask"].sum()) for batch in data.batches)
         shape = head_map(model)
-        for share in REMOVED:
+        for share in options.removed:
             parent = parent_of(shape, share)
             for work, children in (
                 ("single removals", singles_of(shape, parent)),
