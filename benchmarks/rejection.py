@@ -77,23 +77,22 @@ def measure(assets: Path, examples: int, max_drop: float) -> dict[str, Any]:
     )
     seconds = perf_counter() - began
     ends = [layout.offsets[span.stop] for span in layout.rounds]
-    most_wrong = total - result.threshold.correct
     children = []
     for parent, state, scored in watched.given_up:
-        outputs = {
-            which: dispatcher.ask([Ask(OUTPUTS, parent, (which,))])[0][0]
-            for which in (parent, state)
-        }
-        score = objective.score(outputs[state])
+        ((above, outputs),) = dispatcher.ask([Ask(OUTPUTS, parent, (parent, state))])
+        score = objective.score(outputs)
         assert not result.threshold.feasible(score), "a decision was wrong"
-        wrong = np.cumsum([not r for r in rights(objective, outputs[state])])
-        own_order = next(end for end in ends if wrong[end - 1] > most_wrong)
+        own_order = next(
+            end
+            for end in ends
+            if not objective.in_reach(outputs[:end], np.arange(end), result.threshold)
+        )
         children.append(
             {
                 "heads_removed": len(state),
                 "correct": score.correct,
                 "scored": scored / total,
-                "parent_wrong": 1 - objective.score(outputs[parent]).correct / total,
+                "parent_wrong": 1 - objective.score(above).correct / total,
                 "scored_in_own_order": own_order / total,
             }
         )
@@ -117,11 +116,6 @@ def measure(assets: Path, examples: int, max_drop: float) -> dict[str, Any]:
         "scored_in_own_order": mean("scored_in_own_order"),
         "children": children,
     }
-
-
-def rights(objective: Any, outputs: np.ndarray) -> np.ndarray:
-    """Return of each example whether the answer is right."""
-    return np.asarray(outputs.argmax(axis=1) == objective.labels)
 
 
 def main() -> None:

@@ -35,13 +35,11 @@ class Cut(NamedTuple):
     Attributes:
         wants: its states.
         bits, where: its examples, as bits and as an index.
-        rows: how many they are.
     """
 
     wants: list[Want]
     bits: int
     where: Where
-    rows: int
 
 
 class Cutter:
@@ -110,13 +108,10 @@ class Cutter:
                     if who not in items:
                         items[who] = _item(group), sum(want.passes for want in group)
                     item, cost = items[who]
-                    some, where = piece, layout.indices[place]
-                    if bits != all_bits:
-                        some = layout.part(piece, bits)
-                        where = layout.where(some.span, some.rows)[1]
+                    some = piece if bits == all_bits else layout.part(piece, bits)
                     number = self.made
                     self.made += 1
-                    self._of_job[number] = Cut(group, bits, where, layout.rows_of(some.span))
+                    self._of_job[number] = Cut(group, *layout.where(some.span, some.rows))
                     yield Job(number, item, some, cost * some.load, speculative)
 
     def _missing(self, wants: Sequence[Want], bits: int) -> list[tuple[int, list[Want]]]:

@@ -216,14 +216,13 @@ class Dispatcher:
 
     def _request(self, wants: Sequence[Want]) -> None:
         """Have the pieces computed that the wants need next."""
-        groups: dict[tuple[int, int, int, int], list[Want]] = {}
+        groups: dict[tuple[int, int, int], list[Want]] = {}
         for want in wants:
             if want.requested < want.needed:
-                group = id(want.ask), want.layout.number, want.requested, want.needed
-                groups.setdefault(group, []).append(want)
+                groups.setdefault((id(want.ask), want.requested, want.needed), []).append(want)
                 want.requested = want.needed
         workers = self._crew
-        for (_, _, first, stop), members in groups.items():
+        for (_, first, stop), members in groups.items():
             layout = members[0].layout
             rounds = layout.pieces_of_round
             places = range(rounds[first].start, rounds[stop - 1].stop)
@@ -236,8 +235,8 @@ class Dispatcher:
         """Wait for jobs, store what they computed, and return the wants that gained by it."""
         blocks, gained = list[Block](), dict[Key, Want]()
         for job, arrays in self.scheduler.collect():
-            kind, (wants, bits, where, rows) = job.item.kind, self.cutter.end(job)
-            amount = rows / self._layout.rows * len(wants)
+            kind, (wants, bits, where) = job.item.kind, self.cutter.end(job)
+            amount = bits.bit_count() / self._layout.rows * len(wants)
             if kind == OUTPUTS:
                 self.counts.computed += amount
             else:

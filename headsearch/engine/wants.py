@@ -1,4 +1,4 @@
-"""What the search wants of one state: which pieces are there, and how far it is decided."""
+"""What the search wants of one state: what is known of it, and how far it is decided."""
 
 from __future__ import annotations
 

@@ -13,10 +13,11 @@ from headsearch.engine.inline import InlineWorkers
 from headsearch.errors import InputError
 from headsearch.memo.sqlite import SqliteStore
 from headsearch.memo.store import MemoStore
+from headsearch.model.families import family_of
 from headsearch.run.config import RunConfig
 from headsearch.run.prepare import Task
 from headsearch.scoring.evaluator import DTYPES
-from headsearch.scoring.products import has_onednn, independent
+from headsearch.scoring.products import independent
 from headsearch.task.shards import lay_out
 
 # Scores of one expansion that a worker should get at least: more workers than that are no use.
@@ -140,10 +141,10 @@ def _cpu_workers(config: RunConfig, task: Task, cpus: int) -> int:
 
 def _independent(task: Task, dtype: str) -> bool:
     """Whether an example's outputs on a CPU do not depend on those beside it, to the last bit."""
-    like = next(array for array in task.bundle.arrays.values() if array.ndim == 2)
-    weight = torch.zeros(3 * like.shape[1], like.shape[1], dtype=DTYPES[dtype])
-    weight.normal_(generator=torch.Generator().manual_seed(0))
-    return has_onednn(weight.device, weight.dtype) and independent(weight)
+    query = family_of(task.model).layers(task.model)[0].query
+    return independent(
+        query.weight.new_empty(3 * len(query.weight), query.in_features, dtype=DTYPES[dtype])
+    )
 
 
 def _machine() -> tuple[int, int]:

@@ -110,8 +110,7 @@ class Evaluator:
 
         Judged by the products of all attention layers, see `products.independent`.
         """
-        dtype = self._layers[0].qkv_weight.dtype
-        return has_onednn(self._device, dtype) and not any(x.by_head for x in self._layers)
+        return not any(layer.by_head for layer in self._layers)
 
     @torch.inference_mode()
     def outputs(

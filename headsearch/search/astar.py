@@ -8,7 +8,7 @@ reopened. h is no upper limit, so f orders the search and proves nothing: only a
 frontier does.
 
 Macro moves are decided early: a state that can't meet the threshold any more after a round of
-batches is given up there. Its loss and metric are then not known, it goes to the end of the
+examples is given up there. Its loss and metric are then not known, it goes to the end of the
 frontier with h = -g, and is scored to the end before it is expanded. Single removals and rollouts
 are always scored to the end, since guides need their effect on every example.
 

@@ -162,13 +162,10 @@ def tokenise(
     groups = [groups[i] for i in sorted(range(len(groups)), key=lambda i: (round_of(i), i))]
     batches = []
     for picked in groups:
-        width = int(lengths[picked].max())
-        arrays = {}
-        for name, pad in sorted(pads.items()):
-            array = np.full((len(picked), width), pad, dtype=np.int64)
-            for i, source in enumerate(picked):
-                array[i, : lengths[source]] = encoded[name][source]
-            arrays[name] = array
+        arrays = {
+            name: _padded([encoded[name][source] for source in picked], pad)
+            for name, pad in sorted(pads.items())
+        }
         batches.append(Batch(arrays))
     order = np.concatenate(groups)
     return BatchedData(tuple(batches), examples.labels[order], order)
@@ -187,14 +184,13 @@ def gather(batches: Sequence[Batch], examples: np.ndarray) -> Iterator[Batch]:
     arrays = [batches[n].arrays for n in numbers]
     lengths = np.array([a["attention_mask"][i].sum() for a, i in zip(arrays, rows, strict=True)])
     for start, stop in _cuts(lengths, BATCH_EXAMPLES, BATCH_TOKENS):
-        width, made = int(lengths[start:stop].max()), {}
-        for name in arrays[0]:
-            made[name] = array = np.zeros((stop - start, width), np.int64)
-            for place in range(start, stop):
-                array[place - start, : lengths[place]] = arrays[place][name][
-                    rows[place], : lengths[place]
-                ]
-        yield Batch(made)
+        places = range(start, stop)
+        yield Batch(
+            {
+                name: _padded([arrays[i][name][rows[i], : lengths[i]] for i in places], 0)
+                for name in arrays[0]
+            }
+        )
 
 
 def round_of(number: int) -> int:
@@ -207,6 +203,14 @@ def round_of(number: int) -> int:
     while number & 1 and ones < ROUNDS - 1:
         number, ones = number >> 1, ones + 1
     return ones
+
+
+def _padded(rows: Sequence[Sequence[int] | np.ndarray], pad: int) -> np.ndarray:
+    """Return rows padded at their ends to the longest of them, (rows, tokens) int64."""
+    array = np.full((len(rows), max(len(row) for row in rows)), pad, dtype=np.int64)
+    for place, row in enumerate(rows):
+        array[place, : len(row)] = row
+    return array
 
 
 def _cuts(lengths: np.ndarray, most_examples: int, most_tokens: int) -> list[tuple[int, int]]:

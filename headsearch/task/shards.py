@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 
@@ -69,7 +70,6 @@ class Layout:
         shards: how many shards there are.
         lengths: tokens of each example.
         independent: whether an example's outputs do not depend on those beside it, to the last bit.
-        number: 0 where pieces are of batches; else it stands for the order.
     """
 
     offsets: tuple[int, ...]
@@ -78,7 +78,6 @@ class Layout:
     shards: int
     lengths: tuple[int, ...] = ()
     independent: bool = False
-    number: int = 0
 
     @property
     def rows(self) -> int:
@@ -119,11 +118,6 @@ class Layout:
         return tuple(self.where(piece.span, piece.rows)[0] for piece in self.pieces)
 
     @cached_property
-    def indices(self) -> tuple[Where, ...]:
-        """Each piece's examples as an index."""
-        return tuple(self.where(piece.span, piece.rows)[1] for piece in self.pieces)
-
-    @cached_property
     def bits_of_number(self) -> dict[int, int]:
         """Examples as bits by the number that stands for them; see `Piece.span`."""
         return {piece.span.first: bits for piece, bits in zip(self.pieces, self.bits, strict=True)}
@@ -150,14 +144,22 @@ class Layout:
 
     def part(self, piece: Piece, bits: int) -> Piece:
         """Return a piece of some of a piece's examples."""
-        return self.piece(self.examples_of(bits), piece.round, piece.shard)
+        return self.piece(self.by_length(self.examples_of(bits)), piece.round, piece.shard)
 
     def piece(self, examples: np.ndarray, number: int, shard: int) -> Piece:
-        """Return a piece of any examples, in a round and of a shard; those of a length together."""
-        lengths = np.array(self.lengths)[examples]
-        rows = examples[np.lexsort((examples, lengths))].astype("<i4").tobytes()
+        """Return a piece of any examples, in a round and of a shard."""
+        rows = examples.astype("<i4").tobytes()
         span = Span(_number(rows), len(examples))
-        return Piece(span, number, shard, int(lengths.sum()), rows)
+        return Piece(span, number, shard, int(self.tokens[examples].sum()), rows)
+
+    @cached_property
+    def tokens(self) -> np.ndarray:
+        """`lengths` as an array, (examples,)."""
+        return np.array(self.lengths)
+
+    def by_length(self, examples: np.ndarray) -> np.ndarray:
+        """Return examples so that those of one length are neighbours, the shortest first."""
+        return examples[np.lexsort((examples, self.tokens[examples]))]
 
     @cached_property
     def places_of_shard(self) -> dict[int, list[int]]:
@@ -259,22 +261,19 @@ def lay_out_in_order(base: Layout, examples: np.ndarray, ends: Sequence[int]) ->
         examples: their places in the order of the batches, distinct.
         ends: where the rounds end in this order, ascending; the last is the number of examples.
     """
-    lengths = np.array(base.lengths)
+    spans = tuple(Span(first, stop) for first, stop in pairwise((0, *ends)))
     found: list[tuple[int, np.ndarray]] = []
-    for number, (first, stop) in enumerate(zip((0, *ends[:-1]), ends, strict=True)):
-        part = examples[first:stop]
-        part = part[np.lexsort((part, lengths[part]))]
+    for number, span in enumerate(spans):
+        part = base.by_length(examples[span.first : span.stop])
         size = len(part) // LEAST_EXAMPLES
         count = 1 if base.shards == 1 else max(1, min(size, PIECES_PER_SHARD * base.shards))
-        for begin, end in cut([int(n) for n in lengths[part]], count):
+        for begin, end in cut([int(n) for n in base.tokens[part]], count):
             found.append((number, part[begin:end]))
-    homes = _spread([int(lengths[part].sum()) for _, part in found], base.shards)
-    pieces = [
+    homes = _spread([int(base.tokens[part].sum()) for _, part in found], base.shards)
+    pieces = tuple(
         base.piece(part, number, home) for (number, part), home in zip(found, homes, strict=True)
-    ]
-    spans = tuple(Span(a, b) for a, b in zip((0, *ends[:-1]), ends, strict=True))
-    whole = _number(examples.astype("<i4").tobytes() + repr(tuple(ends)).encode())
-    return replace(base, rounds=spans, pieces=tuple(pieces), number=whole)
+    )
+    return replace(base, rounds=spans, pieces=pieces)
 
 
 def places_of(rows: bytes) -> np.ndarray:
@@ -283,7 +282,7 @@ def places_of(rows: bytes) -> np.ndarray:
 
 
 def _number(content: bytes) -> int:
-    """Return a negative number of 63 bits that stands for something."""
+    """Return a negative number that stands for something and that SQLite can hold."""
     return -1 - (int.from_bytes(hashlib.sha256(content).digest()[:8], "little") >> 2)
 
 
