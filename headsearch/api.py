@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from torch import nn
 
+from headsearch.errors import InputError
 from headsearch.heads import HeadSet
 from headsearch.memo.memory import MemoryStore
 from headsearch.memo.store import MemoStore
@@ -20,9 +21,9 @@ from headsearch.report.console import Progress
 from headsearch.report.summary import result_lines
 from headsearch.run import engines
 from headsearch.run.config import RunConfig
-from headsearch.run.prepare import make_task
+from headsearch.run.prepare import about_certify_data, make_task
 from headsearch.run.session import run_search
-from headsearch.task.data import examples_from_rows
+from headsearch.task.data import Examples, examples_from_rows
 
 __all__ = ["OperatingPoint", "SearchResult", "load_pruned", "prune", "save_pruned", "search"]
 
@@ -60,12 +61,14 @@ class SearchResult:
         operating_points: the frontier of heads removed against metric, most removed first.
         mask: the content of `mask.json` for `best`.
         details: the content of `result.json`.
+        certified_mask: the same as `mask` for the certified point; None if there is none.
     """
 
     best: OperatingPoint
     operating_points: tuple[OperatingPoint, ...]
     mask: dict[str, Any]
     details: dict[str, Any]
+    certified_mask: dict[str, Any] | None = None
 
     def __str__(self) -> str:
         return "\n".join(result_lines(self.details, self.mask))
@@ -80,6 +83,7 @@ def search(
     text_column: str = "text",
     pair_column: str | None = None,
     label_column: str = "label",
+    certify_dataset: Any = None,
     memo: str | Path | None = None,
     progress: bool = False,
     **options: Any,
@@ -92,6 +96,8 @@ def search(
         dataset: labelled validation data: a `datasets.Dataset`, or any sequence of rows.
         max_drop: how far the metric may fall, absolute: 0.01 is one point of accuracy.
         text_column, pair_column, label_column: where texts and labels are.
+        certify_dataset: held-out rows that certify what holds on the population, at the option
+            `confidence`; or the option `certify_fraction` takes a part of `dataset` for it.
         memo: a file that keeps all scores for later searches; None keeps them in memory only.
         progress: show progress on stderr.
         **options: any other option of `headsearch run` by its Python name: `metric`,
@@ -101,6 +107,8 @@ def search(
     Raises:
         HeadsearchError: an argument, the data or the model can't be used; one clear line.
     """
+    if "certify_data" in options:
+        raise InputError("`certify_data` names a file; pass rows as `certify_dataset`")
     options = {"engine": "inline", **options}
     config = RunConfig.from_json(
         {
@@ -110,22 +118,30 @@ def search(
             "text_column": text_column,
             "pair_column": pair_column,
             "label_column": label_column,
+            "certify_data": None if certify_dataset is None else "dataset",
             **options,
         }
     )
     whole: Any = model
     head_map(model)  # an unknown family is said before data are read
-    examples = examples_from_rows(
-        dataset,
-        text_column=text_column,
-        pair_column=pair_column,
-        label_column=label_column,
-        id2label=whole.config.id2label,
-        classes=whole.config.num_labels,
-        max_examples=config.max_examples,
-        seed=config.seed,
-    )
-    task = make_task(model, tokenizer, examples, config)
+
+    def examples_of(rows: Any, max_examples: int | None) -> Examples:
+        return examples_from_rows(
+            rows,
+            text_column=text_column,
+            pair_column=pair_column,
+            label_column=label_column,
+            id2label=whole.config.id2label,
+            classes=whole.config.num_labels,
+            max_examples=max_examples,
+            seed=config.seed,
+        )
+
+    examples, certify = examples_of(dataset, config.max_examples), None
+    if certify_dataset is not None:
+        with about_certify_data():
+            certify = examples_of(certify_dataset, None)
+    task = make_task(model, tokenizer, examples, config, certify)
     choice = engines.choose(config, task)
     workers = engines.start(choice, config, task)
     try:
@@ -144,6 +160,7 @@ def search(
         best=OperatingPoint.from_json(result["best"]),
         operating_points=tuple(map(OperatingPoint.from_json, result["operating_points"])),
         mask=outcome.mask,
+        certified_mask=outcome.certified_mask,
         details=result,
     )
 

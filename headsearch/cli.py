@@ -40,9 +40,11 @@ def _options(*decorators: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return apply
 
 
-# Budgets and engine: all that a resumed run may change.
+# Budgets, certificate and engine: all that a resumed run may change.
 _resumable = _options(
     click.option("--max-drop", type=float, help="How far the metric may fall, absolute. [0.01]"),
+    click.option("--certify-data", help="Held-out data to certify on, read as --data is."),
+    click.option("--confidence", type=float, help="Of the certificate. [0.95]"),
     click.option("--max-evaluations", type=int, help="Stop after so many scored head sets."),
     click.option("--max-expansions", type=int, help="Stop after so many expansions."),
     click.option(
@@ -79,6 +81,7 @@ def cli() -> None:
     click.option("--pair-column", help="Second text of a pair."),
     click.option("--label-column", help="Class ids or names. [label]"),
     click.option("--metric", type=click.Choice(METRICS), help="[accuracy]"),
+    click.option("--certify-fraction", type=float, help="Hold out a part of --data to certify on."),
     click.option("--max-length", type=int, help="Cut texts to so many tokens."),
     click.option("--max-examples", type=int, help="Use a random part of the data."),
     click.option("--dtype", type=click.Choice(DTYPES), help="Of the search. [float32]"),
@@ -104,7 +107,7 @@ def run(out: Path | None, memo: Path | None, quiet: bool, as_json: bool, **optio
 @_resumable
 @_shown
 def resume(folder: Path, quiet: bool, as_json: bool, **options: Any) -> None:
-    """Go on with RUN; budgets and engine may change. Every score it has is used."""
+    """Go on with RUN; budgets, certificate and engine may change. Every score it has is used."""
     from headsearch.run import command
     from headsearch.run.folder import RunFolder
 

@@ -107,6 +107,31 @@ def test_a_pruned_model_can_be_searched_again(result: headsearch.SearchResult) -
     assert again.details["baseline"]["correct"] == result.best.correct
 
 
+def test_held_out_rows_certify(result: headsearch.SearchResult) -> None:
+    held = dict(zip(*texts_and_labels(1000, seed=6), strict=True))
+    rows = [{"text": t, "label": name} for t, name in held.items() if t not in TEXTS]
+    found = headsearch.search(
+        MODEL, TOKENIZER, ROWS, max_drop=0.05, max_evaluations=80, certify_dataset=rows
+    )
+    assert (found.best, found.mask) == (result.best, result.mask)
+    claim = found.details["certificate"]["population"]
+    assert claim["examples"] == len(rows)
+    assert found.certified_mask is not None
+    shape, removed = HeadMap.from_mask(found.certified_mask)
+    assert shape.pairs(removed) == claim["certified"]["removed"]
+    assert "With 95 % confidence" in str(found)
+    assert result.certified_mask is None
+    headsearch.prune(MODEL, found.certified_mask)
+
+
+def test_a_fraction_of_the_rows_certifies() -> None:
+    found = headsearch.search(
+        MODEL, TOKENIZER, ROWS, max_evaluations=5, certify_fraction=0.25, confidence=0.9
+    )
+    claim = found.details["certificate"]["population"]
+    assert (found.details["examples"], claim["examples"], claim["alpha"]) == (90, 30, 0.1)
+
+
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
@@ -114,6 +139,11 @@ def test_a_pruned_model_can_be_searched_again(result: headsearch.SearchResult) -
         ({"metrik": "f1"}, InputError, "unknown option 'metrik'"),
         ({"engine": "spark"}, InputError, "`engine` must be one of auto, inline, ray"),
         ({"text_column": "body"}, DataError, "column 'body' not found"),
+        ({"certify_data": "a.csv"}, InputError, "names a file; pass rows as `certify_dataset`"),
+        ({"certify_dataset": ROWS}, DataError, "but 120 of their 120 examples are in the search"),
+        ({"certify_dataset": []}, DataError, "certify data: the data must have at least one"),
+        ({"certify_dataset": ROWS, "certify_fraction": 0.5}, InputError, "exclude each other"),
+        ({"certify_dataset": ROWS, "metric": "f1"}, InputError, "`metric` must be accuracy for a"),
     ],
 )
 def test_bad_arguments(options: dict[str, Any], error: type[Exception], message: str) -> None:

@@ -18,7 +18,7 @@ def result_lines(result: dict[str, Any], mask: dict[str, Any]) -> list[str]:
         f"Removed {best['heads_removed']} of {result['heads']} heads ({share:.0%}).",
         f"{name} on the {result['examples']} search examples: {_score(base)} before, "
         f"{_score(best)} after (at least {result['threshold']:.4f} was asked).",
-        "Verified by the plain transformers forward in float32."
+        "Verified by the plain transformers forward in float32: exact for the search examples."
         if verified
         else "NOT verified: no pruned state met the threshold on the plain transformers forward.",
         f"{result['evaluations']:g} evaluations, {result['gradient_passes']} gradient passes, "
@@ -30,7 +30,50 @@ def result_lines(result: dict[str, Any], mask: dict[str, Any]) -> list[str]:
         "",
         head_picture(*HeadMap.from_mask(mask)),
     ]
-    return lines
+    return lines + _population_lines(result, HeadMap.from_mask(mask)[0])
+
+
+def _population_lines(result: dict[str, Any], shape: HeadMap) -> list[str]:
+    """Say what is claimed of data that the search did not see, and what is not."""
+    claim = result["certificate"].get("population")
+    if claim is None:  # a result of before there were certificates
+        return []
+    if not claim["offered"]:
+        return ["", f"Nothing is claimed about other data: {claim['reason']}."]
+    sure, examples = f"{100 * claim['confidence']:g} % confidence", claim["examples"]
+    most = f"{result['metric']} on the population by at most {claim['max_drop']:g}"
+    best, point = result["best"], claim["certified"]
+    if point is None:
+        lines = [f"No point could be certified: {claim['reason']}."]
+        lines += [
+            f"Removing its {_heads(tried)} turned {tried['worse']} of the "
+            f"{examples} certify answers wrong and {tried['better']} right, which does not prove "
+            f"with {sure} that it lowers {most} (p = {tried['p_value']:.2g})."
+            for tried in claim["tried"]
+        ]
+        return ["", *lines, "Nothing is claimed about other data than the search split."]
+    same = point["removed"] == best["removed"]
+    lines = [
+        f"With {sure}, over draws of the {examples} certify examples, removing "
+        f"{'these' if same else 'the'} {_heads(point)}"
+        f"{'' if same else ' below (the certified mask)'} lowers {most}.",
+        f"{result['metric']} on the certify examples: {_score(claim['baseline'])} before, "
+        f"{_score(point)} after; {point['worse']} turned wrong, {point['better']} right.",
+        f"This takes it that {claim['assumption']}.",
+    ]
+    if claim["repeated_texts"]:
+        lines.append(
+            f"But {claim['repeated_texts']} of them have the text of another one: if those are "
+            "copies rather than draws, the confidence is less."
+        )
+    if not same:
+        lines += [
+            f"Of the {_heads(best)} above nothing is claimed about other data than "
+            "the search split.",
+            "",
+            head_picture(shape, shape.from_pairs(point["removed"])),
+        ]
+    return ["", *lines]
 
 
 def status_lines(progress: dict[str, Any]) -> list[str]:
@@ -45,6 +88,11 @@ def status_lines(progress: dict[str, Any]) -> list[str]:
         f"process in {progress['seconds']:.0f} s ({progress['rate']:.2f}/s), "
         f"{progress['reused']} from the memo",
     ]
+
+
+def _heads(point: dict[str, Any]) -> str:
+    count = point["heads_removed"]
+    return f"{count} head{'' if count == 1 else 's'}"
 
 
 def _score(score: dict[str, Any]) -> str:

@@ -14,7 +14,15 @@ from headsearch.errors import HeadsearchError, InputError, RunFolderError
 from headsearch.heads import HeadMap, HeadSet
 from headsearch.run import engines
 from headsearch.run.config import RunConfig
-from headsearch.run.folder import MASK, PROGRESS, RESULT, TRANSCRIPT, RunFolder, check_free
+from headsearch.run.folder import (
+    CERTIFIED_MASK,
+    MASK,
+    PROGRESS,
+    RESULT,
+    TRANSCRIPT,
+    RunFolder,
+    check_free,
+)
 from headsearch.run.prepare import Task, load_task
 from headsearch.run.session import Outcome, Watcher, run_search
 from headsearch.run.verify import plain_score
@@ -52,6 +60,8 @@ def start(config: RunConfig, out: Path, watcher: Watcher, memo: Path | None = No
 def resume(folder: RunFolder, changes: dict[str, Any], watcher: Watcher) -> Outcome:
     """Go on with a run, with changed budgets if asked; every score in its memo is used.
 
+    Confidence and certify data may change too: neither has a part in the search.
+
     Raises:
         RunFolderError: model or data are no longer what the run began with.
     """
@@ -86,6 +96,10 @@ def _search(
                         task, config, workers, store, watcher=progress, on_step=transcript.write
                     )
                 folder.write_json(MASK, outcome.mask)
+                if outcome.certified_mask is None:  # one of another confidence may be there
+                    folder.remove(CERTIFIED_MASK)
+                else:
+                    folder.write_json(CERTIFIED_MASK, outcome.certified_mask)
                 folder.write_json(RESULT, outcome.result)
                 progress.write("done")
             except KeyboardInterrupt:
@@ -162,9 +176,12 @@ def verify(target: Path, data: str | None = None) -> dict[str, Any]:
         mask = folder.read_json(MASK)
         if mask is None:
             raise RunFolderError(f"{target} has no {MASK} yet: the run is not done")
-        config, _ = folder.config()
+        # The certify split has had its say.
+        config = dataclasses.replace(folder.config()[0], certify_data=None)
         if data is not None:
-            config = dataclasses.replace(config, data=data, max_examples=None)
+            config = dataclasses.replace(
+                config, data=data, max_examples=None, certify_fraction=None
+            )
         return _verify_mask(config, mask)
     if data is None:
         raise InputError(f"{target} is not a run folder; a model needs --data to be verified on")

@@ -13,6 +13,9 @@ from headsearch.task.metric import METRICS
 
 ENGINES = ("auto", "inline", "ray")
 DTYPES = ("float32", "bfloat16", "float16")
+# Metrics that are a mean over examples, of which a paired test can be exact.
+CERTIFIABLE = ("accuracy",)
+NO_TEST = "there is no paired test of {} here that is valid in finite samples"
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,9 @@ class RunConfig:
     label_column: str = "label"
     metric: str = "accuracy"
     max_drop: float = 0.01
+    certify_data: str | None = None
+    certify_fraction: float | None = None
+    confidence: float = 0.95
     max_length: int | None = None
     max_examples: int | None = None
     engine: str = "auto"
@@ -51,10 +57,26 @@ class RunConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.max_drop < 1:  # also False for NaN
             raise InputError(f"`max_drop` must be in [0, 1) but got {self.max_drop}")
+        if not 0.5 <= self.confidence < 1:
+            raise InputError(f"`confidence` must be in [0.5, 1) but got {self.confidence}")
+        if self.certify_fraction is not None and not 0 < self.certify_fraction < 1:
+            raise InputError(
+                f"`certify_fraction` must be in (0, 1) but got {self.certify_fraction}"
+            )
         for name, choices in (("metric", METRICS), ("engine", ENGINES), ("dtype", DTYPES)):
             value = getattr(self, name)
             if value not in choices:
                 raise InputError(f"`{name}` must be one of {', '.join(choices)} but got {value!r}")
+        if self.certify_data is not None and self.certify_fraction is not None:
+            raise InputError(
+                "`certify_data` and `certify_fraction` exclude each other but got "
+                f"{self.certify_data!r} and {self.certify_fraction}"
+            )
+        if self.certifies and self.metric not in CERTIFIABLE:
+            raise InputError(
+                "`metric` must be accuracy for a certificate (`certify_data`, `certify_fraction`) "
+                f"but got {self.metric!r}: {NO_TEST.format(self.metric)}"
+            )
         least = {
             "max_length": 3,
             "max_examples": 1,
@@ -81,6 +103,11 @@ class RunConfig:
             )
         if self.engine == "inline" and self.ray_address is not None:
             raise InputError("`ray_address` needs the engine ray but `engine` is inline")
+
+    @property
+    def certifies(self) -> bool:
+        """Whether a certificate is asked for."""
+        return self.certify_data is not None or self.certify_fraction is not None
 
     def to_json(self) -> dict[str, Any]:
         """Return the options as JSON values."""

@@ -17,6 +17,7 @@ from headsearch.run.config import RunConfig
 FORMAT = 1
 CONFIG, MEMO, TRANSCRIPT = "config.json", "memo.sqlite", "transcript.jsonl"
 RESULT, MASK, PROGRESS = "result.json", "mask.json", "progress.json"
+CERTIFIED_MASK = "certified_mask.json"
 
 
 class RunFolder:
@@ -125,6 +126,11 @@ class RunFolder:
         if not isinstance(value, dict):
             raise RunFolderError(f"{place} must hold a JSON object")
         return value
+
+    def remove(self, name: str) -> None:
+        """Remove a file of the folder, if it is there."""
+        with writing(self.path / name):
+            (self.path / name).unlink(missing_ok=True)
 
     def transcript(self) -> Transcript:
         """Start the transcript anew: a resumed run commits the same steps again from its memo."""

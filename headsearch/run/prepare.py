@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import importlib.metadata
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
 from headsearch import __version__
+from headsearch.errors import DataError
 from headsearch.heads import HeadMap
 from headsearch.model.bundle import ModelBundle, bundle
 from headsearch.model.checkpoint import load_model
@@ -18,6 +22,7 @@ from headsearch.model.families import head_map, max_tokens
 from headsearch.run.config import RunConfig
 from headsearch.task.batches import BatchedData, tokenise
 from headsearch.task.data import Examples, load_examples
+from headsearch.task.holdout import hold_out, repeats, shared
 from headsearch.task.metric import Objective, make_objective
 
 # A new number makes old memos unusable: raise it when the evaluator's arithmetic changes.
@@ -35,6 +40,8 @@ class Task:
         objective: metric and loss over them.
         shape: the model's heads.
         fingerprint: of weights, data, tokenisation, metric inputs, dtype and library versions.
+        certify: the certify split, which the search never sees; None if none was asked for.
+        certify_repeats: how many of its examples have the texts of another one before them.
     """
 
     model: nn.Module
@@ -43,6 +50,8 @@ class Task:
     objective: Objective
     shape: HeadMap
     fingerprint: str
+    certify: BatchedData | None = None
+    certify_repeats: int = 0
 
 
 def load_task(config: RunConfig) -> Task:
@@ -52,7 +61,12 @@ def load_task(config: RunConfig) -> Task:
         ModelError, DataError, InputError: something is missing or wrong.
     """
     model, tokenizer = load_model(config.model)
-    return make_task(model, tokenizer, load_data(config, model), config)
+    examples, certify = load_data(config, model), None
+    if config.certify_data is not None:
+        held = dataclasses.replace(config, data=config.certify_data, max_examples=None)
+        with about_certify_data():
+            certify = load_data(held, model)
+    return make_task(model, tokenizer, examples, config, certify)
 
 
 def load_data(config: RunConfig, model: nn.Module) -> Examples:
@@ -72,15 +86,50 @@ def load_data(config: RunConfig, model: nn.Module) -> Examples:
     )
 
 
-def make_task(model: nn.Module, tokenizer: Any, examples: Examples, config: RunConfig) -> Task:
-    """Tokenise, and put together what a search needs."""
+@contextmanager
+def about_certify_data() -> Iterator[None]:
+    """Have an error say which of the two data it is about."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"certify data: {error}") from None
+
+
+def make_task(
+    model: nn.Module,
+    tokenizer: Any,
+    examples: Examples,
+    config: RunConfig,
+    certify: Examples | None = None,
+) -> Task:
+    """Cut off the certify split if that is asked, tokenise, and put together what a search needs.
+
+    Args:
+        model, tokenizer: what is searched.
+        examples: the labelled data.
+        config: what is asked.
+        certify: a certify split of its own.
+
+    Raises:
+        DataError: an example of the certify split is in the search split too.
+    """
+    if config.certify_fraction is not None:
+        examples, certify = hold_out(examples, config.certify_fraction, config.seed)
+    elif certify is not None and (both := shared(examples, certify)):
+        raise DataError(
+            f"certify data must be new to the search but {both} of their {len(certify.texts)} "
+            "examples are in the search data too"
+        )
     settings: Any = model.config
-    data = tokenise(
-        examples,
-        tokenizer,
-        max_length=config.max_length,
-        max_positions=max_tokens(model),
-    )
+
+    def tokenised(part: Examples) -> BatchedData:
+        return tokenise(
+            part, tokenizer, max_length=config.max_length, max_positions=max_tokens(model)
+        )
+
+    data = tokenised(examples)
+    with about_certify_data():
+        held = None if certify is None else tokenised(certify)
     objective = make_objective(config.metric, data.labels, settings.num_labels)
     parts = bundle(model)
     return Task(
@@ -90,6 +139,8 @@ def make_task(model: nn.Module, tokenizer: Any, examples: Examples, config: RunC
         objective=objective,
         shape=head_map(model),
         fingerprint=_fingerprint(parts, data, config),
+        certify=held,
+        certify_repeats=0 if certify is None else repeats(certify),
     )
 
 

@@ -15,6 +15,7 @@ from headsearch.engine.dispatch import Counts, Dispatcher
 from headsearch.engine.executor import Workers
 from headsearch.heads import HeadSet
 from headsearch.memo.store import MemoStore
+from headsearch.run.certify import population
 from headsearch.run.config import RunConfig
 from headsearch.run.prepare import Task
 from headsearch.run.verify import first_verified, plain_score, stricter
@@ -53,11 +54,13 @@ class Outcome:
         result: the content of `result.json`.
         mask: the content of `mask.json`.
         stopped_by_budget: whether a budget ended the search before it wanted to.
+        certified_mask: the content of `certified_mask.json`; None if no point was certified.
     """
 
     result: dict[str, Any]
     mask: dict[str, Any]
     stopped_by_budget: bool
+    certified_mask: dict[str, Any] | None = None
 
 
 def run_search(
@@ -70,7 +73,7 @@ def run_search(
     on_step: Callable[[dict[str, Any]], None] = lambda step: None,
     settings: Settings | None = None,
 ) -> Outcome:
-    """Search, verify the best state by the plain path, and report.
+    """Search, verify the best state by the plain path, certify if that is asked, and report.
 
     Args:
         task: model and data.
@@ -140,8 +143,17 @@ def run_search(
         "jobs_sent_twice": dispatcher.scheduler.sent_twice,
     }
     report["wall_seconds"] = round(time.monotonic() - started, 1)
-    best = task.shape.from_pairs(report["best"]["removed"])
-    return Outcome(report, task.shape.to_mask(best), found.stopped in BUDGETS)
+
+    def mask(point: dict[str, Any]) -> dict[str, Any]:
+        return task.shape.to_mask(task.shape.from_pairs(point["removed"]))
+
+    certified = report["certificate"]["population"].get("certified")
+    return Outcome(
+        report,
+        mask(report["best"]),
+        found.stopped in BUDGETS,
+        mask(certified) if certified else None,
+    )
 
 
 def settings_of(config: RunConfig) -> Settings:
@@ -184,6 +196,9 @@ def _report(task: Task, config: RunConfig, workers: Workers, found: Result) -> d
                 "graph": "all sets of heads",
                 "optimal": found.bound == best.weight,
             },
+            "population": population(
+                task, config, [node.heads for node in found.points if node.feasible], heads
+            ),
         },
         "stopped": found.stopped,
         "evaluations": found.evaluations,

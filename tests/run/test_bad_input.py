@@ -150,6 +150,58 @@ def test_options_out_of_range(
     refuse(message, *options)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--certify-fraction", "0"), "`certify_fraction` must be in (0, 1) but got 0.0"),
+        (("--certify-fraction", "1"), "`certify_fraction` must be in (0, 1) but got 1.0"),
+        (("--certify-fraction", "nan"), "`certify_fraction` must be in (0, 1) but got nan"),
+        (("--confidence", "1"), "`confidence` must be in [0.5, 1) but got 1.0"),
+        (("--confidence", "95"), "`confidence` must be in [0.5, 1) but got 95.0"),
+        (("--confidence", "nan"), "`confidence` must be in [0.5, 1) but got nan"),
+        (
+            ("--certify-data", "a.csv", "--certify-fraction", "0.5"),
+            "`certify_data` and `certify_fraction` exclude each other but got 'a.csv' and 0.5",
+        ),
+        (
+            ("--certify-fraction", "0.5", "--metric", "f1"),
+            "`metric` must be accuracy for a certificate (`certify_data`, `certify_fraction`) but "
+            "got 'f1'",
+        ),
+        (("--certify-data", "a.csv", "--metric", "matthews"), "but got 'matthews'"),
+        (("--certify-data", "no.csv"), "certify data: data file not found: no.csv"),
+        (
+            ("--certify-fraction", "0.999"),
+            "must leave examples of at least two labels to search on but of 150 examples 0.999 "
+            "leaves 0",
+        ),
+    ],
+)
+def test_a_certificate_that_can_not_be_given(
+    refuse: Any, options: tuple[str, ...], message: str
+) -> None:
+    refuse(message, *options)
+
+
+def test_certify_data_that_the_search_knows(refuse: Any, assets: Any, tmp_path: Path) -> None:
+    refuse("but 150 of their 150 examples are in the search data", "--certify-data", assets.data)
+    known, fresh = pd.read_csv(assets.data)["text"], pd.read_csv(assets.certify)["text"]
+    texts = [*known[:3], *fresh[:7]]
+    data = csv(tmp_path / "d.csv", text=texts, label=["pos", "neg"] * 5)
+    refuse(
+        "certify data must be new to the search but 3 of their 10 examples are in the search data",
+        "--certify-data",
+        data,
+    )
+
+
+def test_certify_data_that_can_not_be_used(refuse: Any, tmp_path: Path) -> None:
+    data = csv(tmp_path / "a.csv", review=["good1", "bad1"], label=["pos", "neg"])
+    refuse("certify data: column 'text' not found", "--certify-data", data)
+    data = csv(tmp_path / "b.csv", text=["x y z", "q r"], label=["pos", "neg"])
+    refuse("certify data: 100% of the tokens are unknown", "--certify-data", data)
+
+
 def test_a_metric_that_does_not_exist_is_a_usage_error(assets: Any, headsearch: Any) -> None:
     done = headsearch("run", assets.model, "--data", assets.data, "--metric", "bleu")
     assert done.code == 2
