@@ -1,0 +1,106 @@
+"""The bound against brute force, on lattices that are monotone and not (G2 and G3)."""
+
+from __future__ import annotations
+
+import itertools
+import random
+
+import numpy as np
+import pytest
+
+from headsearch.heads import HeadMap, HeadSet
+from headsearch.search.bound import Bounds, bound_lines
+from headsearch.search.hitting import least_hitting, packing
+from headsearch.search.problem import Node
+from headsearch.task.metric import Score
+
+SHAPE = HeadMap((4, 4))
+
+
+def truths(seed: int, monotone: bool) -> dict[HeadSet, bool]:
+    """Which sets meet a made-up budget; the empty one always does."""
+    chance = np.random.default_rng(seed)
+    damage = chance.uniform(0.2, 2.0, SHAPE.total)
+    noise = 0.0 if monotone else 0.8
+    return {
+        HeadSet(bits): bits == 0
+        or float(damage[list(HeadSet(bits))].sum() + noise * chance.normal()) <= 3.0
+        for bits in range(1 << SHAPE.total)
+    }
+
+
+def scored(heads: HeadSet, feasible: bool) -> Node:
+    return Node(heads, np.zeros((1, 2), np.float32), Score(0.5, 1.0, 1), feasible)
+
+
+def watched(feasible: dict[HeadSet, bool], count: int, seed: int) -> tuple[Bounds, list[HeadSet]]:
+    """Bounds that observed the empty set and some random others."""
+    states = [HeadSet(), *random.Random(seed).sample(sorted(feasible, key=lambda s: s.bits), count)]
+    states = list(dict.fromkeys(states))
+    bounds = Bounds(SHAPE)
+    for state in states:
+        bounds.observe(scored(state, feasible[state]))
+    return bounds, states
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("count", [5, 40, 150, 256])
+@pytest.mark.parametrize("monotone", [True, False])
+def test_best_is_below_the_optimum_and_that_below_the_bounds(
+    seed: int, count: int, monotone: bool
+) -> None:
+    feasible = truths(seed, monotone)
+    optimum = max(len(state) for state, good in feasible.items() if good)
+    bounds, states = watched(feasible, count, seed)
+    bound = bounds.now()
+    assert bound.best == max(len(state) for state in states if feasible[state])
+    assert bound.best <= optimum <= bound.proved <= bound.total
+    assert bound.best <= bound.assumed <= bound.proved
+    if monotone:
+        assert optimum <= bound.assumed
+        assert bound.violations == 0
+    if count == 256:
+        assert bound.proved == optimum
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_what_speaks_against_the_assumption_is_counted(seed: int) -> None:
+    feasible = truths(seed, monotone=False)
+    bounds, states = watched(feasible, 120, seed)
+    bad = [state for state in states if not feasible[state]]
+    above = [s for s in states if any(b <= s and b != s for b in bad)]
+    bound = bounds.now()
+    assert bound.tested == len(above)
+    assert bound.violations == sum(feasible[state] for state in above)
+    assert bound.contradicted == sum(any(b <= s and feasible[s] for s in states) for b in bad)
+    text = " ".join(bound_lines(bound.to_json()))
+    if bound.rests_on:
+        assert f"{bound.violations} meet it" in text
+        assert bound.assumption in text
+
+
+def test_an_assumed_bound_that_is_wrong_is_lifted_once_the_states_are_seen() -> None:
+    bounds = Bounds(HeadMap((3,)))
+    for bits, good in ((0, True), (1, False), (2, False), (4, False)):
+        bounds.observe(scored(HeadSet(bits), good))
+    assert bounds.now().assumed == 0
+    bounds.observe(scored(HeadSet(7), True))
+    bound = bounds.now()
+    assert (bound.assumed, bound.best, bound.violations, bound.contradicted) == (3, 3, 1, 3)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_packing_and_hitting_set_against_brute_force(seed: int) -> None:
+    chance = random.Random(seed)
+    sets = sorted({chance.randrange(1, 256) for _ in range(12)})
+    least = min(
+        len(kept)
+        for size in range(9)
+        for kept in itertools.combinations(range(8), size)
+        if all(any(one >> j & 1 for j in kept) for one in sets)
+    )
+    packed = packing(sets)
+    assert all(not a & b for a, b in itertools.combinations(packed, 2))
+    assert len(packed) <= least
+    assert least_hitting(sets, 5_000_000)[0] == least
+    assert least_hitting(sets, 1)[0] <= least
