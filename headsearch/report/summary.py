@@ -27,6 +27,7 @@ def result_lines(result: dict[str, Any], mask: dict[str, Any]) -> list[str]:
         "This is the most that any set of heads allows: all were scored."
         if bound["optimal"]
         else "No claim that more is impossible: the search did not score every set of heads.",
+        *_assumed_lines(bound),
         "",
         head_picture(*HeadMap.from_mask(mask)),
     ]
@@ -112,4 +113,16 @@ def verify_lines(scores: dict[str, Any]) -> list[str]:
         f"{scores['heads_removed']} of {scores['heads']} heads",
         f"{'holds' if scores['verified'] else 'DOES NOT HOLD'}: at least "
         f"{scores['threshold']:.4f} was asked (a drop of at most {scores['max_drop']:g})",
+    ]
+
+
+def _assumed_lines(bound: dict[str, Any]) -> list[str]:
+    """Return the bound that rests on an assumption, with it and what speaks against it."""
+    assumed = bound.get("assumed")  # results of earlier versions have none
+    if bound["optimal"] or assumed is None or not assumed["rests_on"]:
+        return []
+    return [
+        f"Not proved: no more than {assumed['heads']} heads can go if {assumed['assumption']}; "
+        f"of {assumed['tested']} scored sets that contain one that misses it, "
+        f"{assumed['violations']} meet it."
     ]

@@ -192,8 +192,8 @@ def _report(task: Task, config: RunConfig, workers: Workers, found: Result) -> d
             "verified": verified is not None,
             "plain": {"baseline": _score_json(plain_baseline), "best": _score_json(plain)},
             "bound": {
+                **found.limits.to_json(),
                 "heads": found.bound,
-                "graph": "all sets of heads",
                 "optimal": found.bound == best.weight,
             },
             "population": population(

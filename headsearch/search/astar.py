@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 
 from headsearch.heads import HeadSet
+from headsearch.search.bound import Bound, Bounds
 from headsearch.search.climb import Climb
 from headsearch.search.frontier import Entry, Frontier
 from headsearch.search.guides import (
@@ -92,6 +93,7 @@ class Result:
         points: see `operating_points`.
         candidates: every feasible state, best first.
         bound: an upper limit on the heads removable within the budget, over all HeadSets.
+        limits: the same and a lower one that rests on an assumption, with what speaks against it.
         evaluations: HeadSets scored; one that was given up counts by its share of the examples.
         expansions: states expanded.
         memo_hits: times that a wanted score was known already.
@@ -105,6 +107,7 @@ class Result:
     points: list[Node]
     candidates: list[Node]
     bound: int
+    limits: Bound
     evaluations: float
     expansions: int
     memo_hits: int
@@ -155,6 +158,9 @@ class _Search:
         except Stop as stop:
             stopped = str(stop)
         nodes = ledger.known.values()
+        bounds = Bounds(self.problem.shape)
+        for node in nodes:
+            bounds.observe(node)
         full = self.problem.shape.total
         return Result(
             baseline=ledger.baseline,
@@ -163,6 +169,7 @@ class _Search:
             points=operating_points(nodes),
             candidates=sorted((n for n in nodes if n.feasible), key=lambda n: n.rank),
             bound=ledger.best.weight if stopped == "frontier exhausted" else full,
+            limits=bounds.now(),
             evaluations=ledger.evaluations,
             expansions=self.expansions,
             memo_hits=ledger.memo_hits,
