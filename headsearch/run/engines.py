@@ -13,11 +13,10 @@ from headsearch.engine.inline import InlineWorkers
 from headsearch.errors import InputError
 from headsearch.memo.sqlite import SqliteStore
 from headsearch.memo.store import MemoStore
-from headsearch.model.families import family_of
+from headsearch.model.bundle import rebuild
 from headsearch.run.config import RunConfig
 from headsearch.run.prepare import Task
-from headsearch.scoring.evaluator import DTYPES
-from headsearch.scoring.products import independent
+from headsearch.scoring.evaluator import Evaluator
 from headsearch.task.shards import lay_out
 
 # Scores of one expansion that a worker should get at least: more workers than that are no use.
@@ -141,10 +140,7 @@ def _cpu_workers(config: RunConfig, task: Task, cpus: int) -> int:
 
 def _independent(task: Task, dtype: str) -> bool:
     """Whether an example's outputs on a CPU do not depend on those beside it, to the last bit."""
-    query = family_of(task.model).layers(task.model)[0].query
-    return independent(
-        query.weight.new_empty(3 * len(query.weight), query.in_features, dtype=DTYPES[dtype])
-    )
+    return Evaluator(rebuild(task.bundle), task.data.batches, dtype=dtype).independent
 
 
 def _machine() -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 import numpy as np
@@ -124,10 +125,38 @@ def test_nor_do_they_at_the_sizes_of_real_models(width: int, heads: int, threads
         whole = evaluator.outputs(HeadSet(), states, Span(0, 2))
         for count in (1, 2, 5, 17, 40):
             examples = by_length(data, random.permutation(66)[:count])
+            if not evaluator.independent:  # which is so on a few machines; most are not asked
+                with pytest.raises(EngineError, match="machines of one kind"):
+                    evaluator.outputs(HeadSet(), states, examples)
+                continue
             found = evaluator.outputs(HeadSet(), states, examples)
             np.testing.assert_array_equal(found, whole[:, examples])
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("where", ["layers", "feed-forward"])
+def test_it_is_seen_when_examples_depend_on_each_other(
+    where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on machines whose products choose another order of summation for more rows."""
+    name = f"headsearch.scoring.{'layers.product' if where == 'layers' else 'products._onednn'}"
+    module, function = name.rsplit(".", 1)
+    plain = getattr(importlib.import_module(module), function)
+
+    def by_rows(rows: torch.Tensor, weight: torch.Tensor, *args: Any) -> torch.Tensor:
+        made = plain(rows, weight, *args)
+        wide = where == "layers" or weight.shape[1] == 32
+        return made * (1 + 1e-6) if wide and len(rows) > 100 else made
+
+    model = tiny_model("BERT", intermediate_size=32)
+    data = tiny_data(model, examples=70, per_batch=9)
+    assert evaluator_of(model, data).independent
+    evaluator = evaluator_of(model, data)
+    monkeypatch.setattr(name, by_rows)
+    assert not evaluator.independent
+    with pytest.raises(EngineError, match="machines of one kind"):
+        evaluator.outputs(HeadSet(), [HeadSet.of([1])], np.arange(4))
 
 
 def test_examples_that_depend_on_each_other_are_not_scored_apart(
