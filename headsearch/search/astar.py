@@ -43,6 +43,7 @@ from headsearch.search.guides import (
     furthest,
     paths_of,
 )
+from headsearch.search.learning import Learner
 from headsearch.search.ledger import Ledger, Stop
 from headsearch.search.points import operating_points
 from headsearch.search.problem import OUTPUTS, Ask, Node, Oracle, Problem
@@ -77,6 +78,9 @@ class Settings:
     )
     guides: tuple[Guide, ...] = (Lookahead(0.0), Lookahead(0.3), Budget())
     horizon: int = 12
+    batch: int = 8
+    dry: int = 2
+    early: bool = True
     patience: int | None = 4
     max_evaluations: int | None = None
     max_expansions: int | None = None
@@ -142,6 +146,7 @@ class _Search:
         self.ledger, self.settings = ledger, settings
         self.problem, self.threshold = ledger.problem, ledger.threshold
         self.frontier = Frontier()
+        self.learner = Learner(ledger)
         self.expansions = 0
         self.expanded: View | None = None  # of the last expansion
         # Most children have the same path ahead of them.
@@ -154,6 +159,7 @@ class _Search:
                 settings.rollouts, ledger, self.frontier, settings.horizon, self._next_singles
             )
             self.frontier.push(Entry(ledger.baseline, reach))
+            self._propose()
             stopped = self._expand_all()
         except Stop as stop:
             stopped = str(stop)
@@ -193,8 +199,34 @@ class _Search:
             if not entry.node.whole and self.ledger.is_whole(entry.node.heads):
                 continue  # it was given up, and scored to the end since: it is on the frontier anew
             self._expand(entry)
+            if self.ledger.best.weight > before:
+                since_better = 0
+            if since_better & (since_better - 1) == 0:
+                self._propose()
             since_better = 0 if self.ledger.best.weight > before else since_better + 1
         return "frontier exhausted"
+
+    def _propose(self) -> None:
+        """Score what the surrogate proposes, in rounds, until that leads no further."""
+        ledger, dry = self.ledger, 0
+        while dry < self.settings.dry and ledger.best.weight < self.problem.shape.total:
+            chosen = self.learner.proposals()[: self.settings.batch]
+            if not chosen:
+                return
+            best = ledger.best
+            asked: dict[HeadSet, list[HeadSet]] = {}
+            for proposal in chosen:
+                asked.setdefault(proposal.start, []).append(proposal.state)
+            found = ledger.score(
+                [(start, tuple(states)) for start, states in asked.items()],
+                early=self.settings.early,
+            )
+            for child in found:
+                self.frontier.push(Entry(child, promise(child, [0], self.settings.horizon)))
+            ledger.commit(
+                "proposals", best, max(p.state.__len__() for p in chosen) - best.weight, found
+            )
+            dry = 0 if ledger.best.weight > best.weight else dry + 1
 
     def _expand(self, entry: Entry) -> None:
         """Score all single removals of a state, then climb along the guides' paths."""

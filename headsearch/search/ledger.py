@@ -19,6 +19,9 @@ from headsearch.task.metric import Score
 # often, and small rounds keep workers waiting for each other; measured, it saves next to nothing.
 ENDS = (1.2, 1.6, 2.2, 3.0)
 
+# Gradients that are kept, in bytes.
+SLOPES_BYTES = 1 << 30
+
 
 class Stop(Exception):
     """Ends the search from within; its text is the reason."""
@@ -39,7 +42,8 @@ class Ledger:
         best: the feasible state with most heads removed (ties: lower loss, smaller bitset).
         known: all scored states.
         memo_hits: times that a wanted score was known already.
-        measured: states whose gradients are known.
+        measured: states whose gradients were measured.
+        slopes: the gradients of the last of them, (examples, classes, heads).
     """
 
     problem: Problem
@@ -50,6 +54,7 @@ class Ledger:
     known: dict[HeadSet, Node] = field(default_factory=dict)
     memo_hits: int = 0
     measured: set[HeadSet] = field(default_factory=set)
+    slopes: dict[HeadSet, np.ndarray] = field(default_factory=dict)
     _orders: dict[HeadSet, Order] = field(default_factory=dict)
     _steps: int = 0
     _rows: int = 0  # outputs committed, of all states together
@@ -150,7 +155,21 @@ class Ledger:
         self.measured.update(wanted)
         asks = [Ask(GRADIENTS, state, (state,)) for state in wanted]
         answers = self.oracle.ask(asks, ahead)
-        return {state: answer[0] for state, answer in zip(wanted, answers, strict=True)}
+        found = {state: answer[0] for state, answer in zip(wanted, answers, strict=True)}
+        for state, slopes in found.items():
+            self._keep(state, slopes)
+        return found
+
+    def _keep(self, state: HeadSet, slopes: np.ndarray) -> None:
+        """Keep slopes, within `SLOPES_BYTES`; the root's always, and of others the newest."""
+        self.slopes.pop(state, None)
+        self.slopes[state] = slopes
+        held = sum(each.nbytes for each in self.slopes.values())
+        for old in list(self.slopes):
+            if held <= SLOPES_BYTES:
+                break
+            if old != HeadSet() and old != state:
+                held -= self.slopes.pop(old).nbytes
 
     def commit(self, kind: str, node: Node, h: int, found: Sequence[Node]) -> None:
         """Write down one step: what was done from a node with its h, and what was scored."""

@@ -1,0 +1,180 @@
+"""The surrogate predicts what kriging's formulas say, and the forecast what outputs are worth."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from threadpoolctl import threadpool_limits
+
+from headsearch.heads import HeadSet
+from headsearch.search import surrogate as module
+from headsearch.search.forecast import Forecast
+from headsearch.search.problem import Node
+from headsearch.search.surrogate import EXTRAPOLATED, Evidence, Surrogate
+from headsearch.task.metric import make_objective
+
+HEADS = 10
+
+
+def evidence(rows: int = 30, columns: int = 7, seed: int = 0, bent: bool = True) -> Evidence:
+    random = np.random.default_rng(seed)
+    alone = random.normal(size=(HEADS, columns))
+    together = random.normal(size=(HEADS, HEADS, columns))
+    removed = (random.random((rows, HEADS)) < 0.4).astype(float)
+    removed[:, 0] = 1.0
+    changes = removed @ alone
+    if bent:
+        changes += 0.2 * np.einsum("ri,rj,ijc->rc", removed, removed, together)
+    return Evidence(removed, changes, np.arange(rows) % 5 != 0)
+
+
+def by_hand(fitted: Surrogate, weights: np.ndarray, known: Evidence, asked: np.ndarray):
+    """Equations 2.25 and 2.26, one state and one column after the other."""
+    raised = weights + 0.1 * weights.mean()
+    raised = raised / raised.sum()
+
+    def kernel(one: np.ndarray, other: np.ndarray) -> float:
+        common = sum(w for w, a, b in zip(raised, one, other, strict=True) if a and b)
+        return (np.exp(fitted.bend * common) - 1) / (np.exp(fitted.bend) - 1)
+
+    gram = np.array([[kernel(a, b) for b in known.removed] for a in known.removed])
+    gram += fitted.noise * np.diag(np.where(known.measured, 1.0, EXTRAPOLATED))
+    means = np.zeros((len(asked), known.changes.shape[1]))
+    deviations = np.zeros_like(means)
+    for i, state in enumerate(asked):
+        row = np.array([kernel(state, other) for other in known.removed])
+        for c, values in enumerate(known.changes.T):
+            means[i, c] = row @ np.linalg.solve(gram, values)
+            scale = values @ np.linalg.solve(gram, values) / len(values)
+            left = kernel(state, state) - row @ np.linalg.solve(gram, row)
+            deviations[i, c] = np.sqrt(scale * left)
+    return means, deviations
+
+
+def test_predictions_are_krigings() -> None:
+    known, random = evidence(), np.random.default_rng(1)
+    weights = random.random(HEADS)
+    asked = (random.random((5, HEADS)) < 0.5).astype(float)
+    fitted = Surrogate(weights, known)
+    means, deviations = fitted.predict(asked)
+    wanted_means, wanted_deviations = by_hand(fitted, weights, known, asked)
+    np.testing.assert_allclose(means, wanted_means, rtol=1e-8, atol=1e-8)
+    np.testing.assert_allclose(deviations, wanted_deviations, rtol=1e-6, atol=1e-8)
+
+
+def test_what_is_left_out_is_predicted_from_the_others() -> None:
+    known, weights = evidence(), np.ones(HEADS)
+    fitted = Surrogate(weights, known)
+    means, _ = fitted.left_out()
+    for place, row in enumerate(np.flatnonzero(known.measured)):
+        others = np.arange(len(known.removed)) != row
+        rest = Evidence(known.removed[others], known.changes[others], known.measured[others])
+        wanted, _ = by_hand(fitted, weights, rest, known.removed[[row]])
+        np.testing.assert_allclose(means[place], wanted[0], rtol=1e-7, atol=1e-7)
+
+
+def test_nothing_changes_where_nothing_is_removed() -> None:
+    means, deviations = Surrogate(np.ones(HEADS), evidence()).predict(np.zeros((1, HEADS)))
+    assert np.abs(means).max() < 1e-12
+    assert np.abs(deviations).max() < 1e-12
+
+
+def test_interactions_are_learned() -> None:
+    """A bend is chosen that the evidence asks for, and what is new is predicted well by it."""
+    every, off = evidence(400, seed=3), []
+    known = Evidence(every.removed[:200], every.changes[:200], np.ones(200, dtype=bool))
+    fitted = Surrogate(np.ones(HEADS), known)
+    means, _ = fitted.predict(every.removed[200:])
+    off.append(np.abs(means - every.changes[200:]).mean())
+    linear = np.linalg.lstsq(known.removed, known.changes, rcond=None)[0]
+    off.append(np.abs(every.removed[200:] @ linear - every.changes[200:]).mean())
+    assert off[0] < 0.5 * off[1]
+    straight = Surrogate(np.ones(HEADS), evidence(120, seed=3, bent=False))
+    assert straight.bend == min(module.BENDS)
+
+
+def test_the_number_of_threads_changes_nothing() -> None:
+    random = np.random.default_rng(0)
+    removed = (random.random((300, 72)) < 0.5).astype(float)
+    known = Evidence(removed, random.normal(size=(300, 900)), np.ones(300, dtype=bool))
+    found = []
+    for threads in (1, 2):
+        with threadpool_limits(threads):
+            found.append(Surrogate(np.ones(72), known).predict(removed[:40] * removed[40:80]))
+    np.testing.assert_array_equal(found[0][0], found[1][0])
+    np.testing.assert_array_equal(found[0][1], found[1][1])
+
+
+def test_heads_that_move_nothing_so_far_may_still_be_removed() -> None:
+    fitted = Surrogate(np.zeros(HEADS), evidence())
+    assert np.isfinite(fitted.predict(np.ones((1, HEADS)))[0]).all()
+    assert module.LEAST_WEIGHT > 0
+
+
+def node(outputs: np.ndarray, objective) -> Node:
+    return Node(HeadSet(), outputs.astype(np.float32), objective.score(outputs), True)
+
+
+@pytest.mark.parametrize(
+    ("metric", "classes"),
+    [
+        ("accuracy", 2),
+        ("accuracy", 5),
+        ("f1", 2),
+        ("f1", 5),
+        ("matthews", 2),
+        ("matthews", 5),
+        ("pearson", 1),
+    ],
+)
+def test_a_certain_forecast_is_the_metric(metric: str, classes: int) -> None:
+    random = np.random.default_rng(0)
+    labels = random.integers(0, classes, 80) if classes > 1 else random.normal(size=80)
+    if classes > 1:
+        labels[:classes] = np.arange(classes)
+    objective = make_objective(metric, labels, classes)
+    outputs = random.normal(size=(6, 80, classes))
+    if classes > 1:
+        outputs[:, np.arange(80), labels] += 1.0
+    nodes = [node(each, objective) for each in outputs]
+    # With more classes only some rivals are looked at, so that each forecast has its own here.
+    for other in nodes[1:]:
+        forecast = Forecast(objective, nodes[0], [other] if classes > 2 else nodes)
+        change = forecast.columns(other.outputs) - forecast.base
+        found, _ = forecast.metrics(change[None], np.zeros((1, change.size)))
+        if classes > 2:
+            assert found[0] == pytest.approx(other.score.metric, abs=0.1)
+            assert found[0] >= other.score.metric - 1e-12 or metric != "accuracy"
+        else:
+            assert found[0] == pytest.approx(other.score.metric, abs=1e-7)
+
+
+def test_an_uncertain_forecast_is_the_mean_of_what_may_be() -> None:
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 2, 60)
+    objective = make_objective("accuracy", labels, 2)
+    base = node(random.normal(size=(60, 2)), objective)
+    forecast = Forecast(objective, base, [])
+    changes, deviations = random.normal(size=(1, 60)), random.random((1, 60)) + 0.1
+    found, spread = forecast.metrics(changes, deviations)
+    margins = forecast.base + changes + deviations * random.normal(size=(20000, 60))
+    drawn = (margins > 0).mean(axis=1)
+    assert found[0] == pytest.approx(drawn.mean(), abs=0.005)
+    assert spread[0] >= drawn.std() * 0.99
+
+
+def test_examples_far_from_a_wrong_answer_are_not_predicted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 2, 50)
+    objective = make_objective("accuracy", labels, 2)
+    outputs = random.normal(size=(50, 2))
+    outputs[np.arange(50), labels] += np.arange(50) / 5
+    base, other = node(outputs, objective), node(outputs + random.normal(size=(50, 2)), objective)
+    monkeypatch.setattr("headsearch.search.forecast.COLUMNS", 30)
+    forecast = Forecast(objective, base, [other])
+    change = forecast.columns(other.outputs) - forecast.base
+    assert len(change) == 30
+    found, _ = forecast.metrics(change[None], np.zeros((1, 30)))
+    assert found[0] == pytest.approx(other.score.metric)
