@@ -1,7 +1,8 @@
 """A* over sets of removed heads: f(S) = g(S) + h(S), anytime, deterministic.
 
 The declared graph is the lattice of all HeadSets. Its edges are the single removals, which make it
-complete, and macro moves along the guides' paths, which only shorten the way. g is the number of
+complete, and two kinds of macro moves, which only shorten the way: along the guides' paths, and
+those that the surrogate proposes, which may also put heads back and take others. g is the number of
 heads removed; h is a guide's estimate of how many more are removable within the budget. All ways
 to a state cost the same, so every state is scored once, put on the frontier once and never
 reopened. h is no upper limit, so f orders the search and proves nothing: only an exhausted
@@ -12,10 +13,13 @@ examples is given up there. Its loss and metric are then not known, it goes to t
 frontier with h = -g, and is scored to the end before it is expanded. Single removals and rollouts
 are always scored to the end, since guides need their effect on every example.
 
-A state is expanded in two steps, as in partial expansion A*: the root first sends out rollouts,
-whose guides are re-measured on the way by gradients; every other expansion measures all single
-removals and climbs along paths built from those exact effects. Rollouts and climbs go in lockstep,
-so that what can be asked at once is asked at once.
+Expansion is partial, as in partial expansion A*: of a state's many moves those are made first that
+promise most. The root sends out rollouts, whose guides are re-measured on the way by gradients.
+Then a surrogate (see `surrogate`), fitted anew to all that was scored, proposes moves from the most
+promising states in rounds, until these lead no further; then the first state of the frontier is
+expanded, which measures all its single removals and climbs along paths built from those exact
+effects; then the surrogate, which knows more now, is asked again. Rollouts and climbs go in
+lockstep, so that what can be asked at once is asked at once.
 """
 
 from __future__ import annotations
@@ -33,7 +37,6 @@ from headsearch.search.climb import Climb
 from headsearch.search.frontier import Entry, Frontier
 from headsearch.search.guides import (
     Budget,
-    Fisher,
     Guide,
     Ladder,
     Lookahead,
@@ -48,11 +51,16 @@ from headsearch.search.ledger import Ledger, Stop
 from headsearch.search.points import operating_points
 from headsearch.search.problem import OUTPUTS, Ask, Node, Oracle, Problem
 from headsearch.search.promise import promise, rest_of
+from headsearch.search.proposals import Proposal, by_start
 from headsearch.search.rollouts import Rollout, roll_out
 from headsearch.task.metric import Threshold
 
 # How many of the states that may be expanded next are looked at ahead.
 STATES_AHEAD = 3
+# So many rounds of proposals in a row without a better incumbent, and an expansion comes first.
+DRY_ROUNDS = 2
+# Proposals of so many rounds, this one included, are looked at ahead: many come again.
+ROUNDS_AHEAD = 3
 
 
 @dataclass(frozen=True)
@@ -62,6 +70,7 @@ class Settings:
     Attributes:
         rollouts: where the search begins; one backward pass for each class at every measurement.
         guides: guides whose paths are climbed in every expansion, on exact effects.
+        proposals: states in a round that the surrogate proposes; 0: it is not asked.
         horizon: most heads that h may promise: linear predictions are not trusted further.
         patience: stop after so many expansions in a row without a better incumbent; None: never,
             so that without other budgets every state is scored. That f falls below the incumbent
@@ -69,18 +78,12 @@ class Settings:
         max_evaluations, max_expansions: budgets over what is committed; None: no limit.
     """
 
-    # Re-scored Michel and cautious lookahead lead furthest. Fisher's path is weaker, so it is
-    # measured more seldom.
-    rollouts: tuple[Rollout, ...] = (
-        Rollout(Michel(), 4),
-        Rollout(Lookahead(0.3, limit=16), 4),
-        Rollout(Fisher(), 12),
-    )
+    # Two that have little in common, measured seldom: gradients cost more than scores, and all that
+    # the surrogate needs of them is a first idea.
+    rollouts: tuple[Rollout, ...] = (Rollout(Michel(), 12), Rollout(Lookahead(0.3), 12))
     guides: tuple[Guide, ...] = (Lookahead(0.0), Lookahead(0.3), Budget())
     horizon: int = 12
-    batch: int = 8
-    dry: int = 2
-    early: bool = True
+    proposals: int = 8
     patience: int | None = 4
     max_evaluations: int | None = None
     max_expansions: int | None = None
@@ -201,7 +204,7 @@ class _Search:
             self._expand(entry)
             if self.ledger.best.weight > before:
                 since_better = 0
-            if since_better & (since_better - 1) == 0:
+            if since_better & (since_better - 1) == 0:  # 0, 1, 2, 4, 8, …: more and more seldom
                 self._propose()
             since_better = 0 if self.ledger.best.weight > before else since_better + 1
         return "frontier exhausted"
@@ -209,24 +212,23 @@ class _Search:
     def _propose(self) -> None:
         """Score what the surrogate proposes, in rounds, until that leads no further."""
         ledger, dry = self.ledger, 0
-        while dry < self.settings.dry and ledger.best.weight < self.problem.shape.total:
-            chosen = self.learner.proposals()[: self.settings.batch]
+        while dry < DRY_ROUNDS and ledger.best.weight < self.problem.shape.total:
+            count = self.settings.proposals
+            proposals = self.learner.proposals() if count else []
+            chosen, following = proposals[:count], proposals[count : ROUNDS_AHEAD * count]
             if not chosen:
                 return
-            best = ledger.best
-            asked: dict[HeadSet, list[HeadSet]] = {}
-            for proposal in chosen:
-                asked.setdefault(proposal.start, []).append(proposal.state)
-            found = ledger.score(
-                [(start, tuple(states)) for start, states in asked.items()],
-                early=self.settings.early,
-            )
+            before = ledger.best
+
+            def ahead(following: list[Proposal] = following) -> Iterable[Ask]:
+                return [ledger.early(*asked) for asked in by_start(following)]
+
+            found = ledger.score(by_start(chosen), early=True, ahead=ahead)
             for child in found:
-                self.frontier.push(Entry(child, promise(child, [0], self.settings.horizon)))
-            ledger.commit(
-                "proposals", best, max(p.state.__len__() for p in chosen) - best.weight, found
-            )
-            dry = 0 if ledger.best.weight > best.weight else dry + 1
+                self.frontier.push(Entry(child, 0 if child.feasible else -child.weight))
+            most = max(len(proposal.state) for proposal in chosen)
+            ledger.commit("proposals", before, most - before.weight, found)
+            dry = 0 if ledger.best.weight > before.weight else dry + 1
 
     def _expand(self, entry: Entry) -> None:
         """Score all single removals of a state, then climb along the guides' paths."""

@@ -61,6 +61,17 @@ class Forecast:
         right = some[..., rows, self._labels]
         return np.concatenate([right - some[..., rows, rival] for rival in self._rivals], axis=-1)
 
+    def columns_of(self, outputs: np.ndarray, examples: np.ndarray) -> np.ndarray:
+        """Return the columns, (columns,), of some examples' outputs; NaN for all others.
+
+        Args:
+            outputs: (some, classes).
+            examples: which these are, (some,).
+        """
+        every = np.full((len(self._objective.labels), outputs.shape[-1]), np.nan)
+        every[examples] = outputs
+        return self.columns(every)
+
     def metrics(self, changes: np.ndarray, deviations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return expected metrics and by how much they may be off, (states,) each.
 

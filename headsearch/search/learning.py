@@ -16,6 +16,8 @@ from headsearch.search.surrogate import Evidence, Surrogate
 # Most measured rows, and most that gradients extrapolate, in one fit: it is cubic in them.
 MEASURED_ROWS = 600
 EXTRAPOLATED_ROWS = 432
+# Most rows of states that were given up.
+GIVEN_UP_ROWS = 200
 # Measured states whose gradients are used.
 SLOPES = 6
 # Starts are at most so many heads below the best state.
@@ -73,6 +75,13 @@ class Learner:
                 removed.append(_indicators(node.heads.add(head), total))
                 changes.append(change - slopes[head])
                 measured.append(False)
+        given_up = [ledger.known[state] for state in ledger.examples if not ledger.is_whole(state)]
+        given_up.sort(key=lambda n: (len(n.heads ^ ledger.best.heads), n.rank))
+        for node in given_up[:GIVEN_UP_ROWS]:
+            removed.append(_indicators(node.heads, total))
+            known = forecast.columns_of(node.outputs, ledger.examples[node.heads])
+            changes.append(known - forecast.base)
+            measured.append(True)
         return Evidence(np.array(removed), np.array(changes), np.array(measured))
 
     def _starts(self, whole: Sequence[Node]) -> list[HeadSet]:

@@ -43,6 +43,8 @@ class Ledger:
         known: all scored states.
         memo_hits: times that a wanted score was known already.
         measured: states whose gradients were measured.
+        examples: which of them states that were given up were scored on, (some,), if not on the
+            first in the task's order.
         slopes: the gradients of the last of them, (examples, classes, heads).
     """
 
@@ -54,6 +56,7 @@ class Ledger:
     known: dict[HeadSet, Node] = field(default_factory=dict)
     memo_hits: int = 0
     measured: set[HeadSet] = field(default_factory=set)
+    examples: dict[HeadSet, np.ndarray] = field(default_factory=dict)
     slopes: dict[HeadSet, np.ndarray] = field(default_factory=dict)
     _orders: dict[HeadSet, Order] = field(default_factory=dict)
     _steps: int = 0
@@ -136,11 +139,12 @@ class Ledger:
             scores[state] = self._score_of(outputs)
 
         answers = self.oracle.ask(asks, ahead if not dropped else tuple, ready) if asks else []
-        nodes = [
-            self._take(state, outputs, scores.get(state))
-            for ask, answer in zip(asks, answers, strict=True)
-            for state, outputs in zip(ask.states, answer, strict=True)
-        ]
+        nodes = []
+        for ask, answer in zip(asks, answers, strict=True):
+            for state, outputs in zip(ask.states, answer, strict=True):
+                nodes.append(self._take(state, outputs, scores.get(state)))
+                if ask.order is not None and not nodes[-1].whole:
+                    self.examples[state] = np.sort(ask.order.examples[: len(outputs)])
         if dropped:
             self.commit("last", self.known[wanted[0][0]], 0, nodes)
             raise Stop("evaluation budget spent")

@@ -104,6 +104,14 @@ class Proposer:
         return way
 
 
+def by_start(proposals: Iterable[Proposal]) -> list[tuple[HeadSet, tuple[HeadSet, ...]]]:
+    """Return each start with what was found from it."""
+    found: dict[HeadSet, list[HeadSet]] = {}
+    for proposal in proposals:
+        found.setdefault(proposal.start, []).append(proposal.state)
+    return [(start, tuple(states)) for start, states in found.items()]
+
+
 def _row(state: HeadSet, heads: int) -> np.ndarray:
     row = np.zeros(heads)
     row[list(state)] = 1.0

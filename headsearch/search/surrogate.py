@@ -16,11 +16,12 @@ and b and the noise are chosen by the leave-one-out predictive density (5.10 to 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import linalg
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 BENDS = (0.5, 1.0, 2.0, 4.0)
 NOISES = (1e-3, 1e-2, 1e-1)
@@ -33,13 +34,13 @@ LEAST_SCALE = 1e-12
 JUDGED = 256
 
 
-@dataclass(frozen=True)
-class Evidence:
+class Evidence(NamedTuple):
     """What is known of outputs.
 
     Attributes:
         removed: which heads are removed, (rows, heads), 0 or 1.
-        changes: of each column from the full model, (rows, columns).
+        changes: of each column from the full model, (rows, columns); NaN where it is not known,
+            in rows that are at the end.
         measured: whether a row was measured, not extrapolated, (rows,).
     """
 
@@ -64,6 +65,16 @@ class Surrogate:
     """
 
     def __init__(self, weights: np.ndarray, evidence: Evidence) -> None:
+        known = np.isfinite(evidence.changes)
+        whole = known.all(axis=1)
+        if not whole.all():
+            # Gaps are filled with what is predicted without these rows, which changes no other
+            # prediction's mean.
+            first = Surrogate(weights, Evidence(*(part[whole] for part in evidence)))
+            means, _ = first.predict(evidence.removed[~whole])
+            filled = evidence.changes.copy()
+            filled[~whole] = np.where(known[~whole], filled[~whole], means)
+            evidence = evidence._replace(changes=filled)
         raised = weights + LEAST_WEIGHT * weights.mean()
         total = float(raised.sum())
         self._weights = raised / total if total > 0 else np.full(len(raised), 1 / len(raised))
@@ -73,7 +84,7 @@ class Surrogate:
         noise = np.diag(np.where(evidence.measured, 1.0, EXTRAPOLATED))
         step = -(-evidence.changes.shape[1] // JUDGED)
         some = np.ascontiguousarray(evidence.changes[:, ::step])
-        with threadpool_limits(1):
+        with _one_thread():
             common = (self._removed * self._weights) @ self._removed.T
             tried = [
                 (self._density(_inverse(_kernel(common, bend) + level * noise), some), bend, level)
@@ -91,7 +102,7 @@ class Surrogate:
             removed: the states, (states, heads), 0 or 1.
         """
         removed = removed.astype(np.float64, copy=False)
-        with threadpool_limits(1):
+        with _one_thread():
             kernel = _kernel((removed * self._weights) @ self._removed.T, self.bend)
             mean = kernel @ self._answer
             explained = np.einsum("sr,sr->s", kernel @ self._inverse, kernel)
@@ -111,6 +122,16 @@ class Surrogate:
         off = answer[self._measured] * spread[:, None]
         variance = spread[:, None] * scales
         return -0.5 * float(np.sum(np.log(variance) + off**2 / variance))
+
+
+@lru_cache
+def _threads() -> Any:
+    return ThreadpoolController()  # looks for libraries, which takes milliseconds
+
+
+def _one_thread() -> Any:
+    """A context in which BLAS adds up in one order, whatever the machine's number of cores."""
+    return _threads().limit(limits=1, user_api="blas")
 
 
 def _kernel(common: np.ndarray, bend: float) -> np.ndarray:

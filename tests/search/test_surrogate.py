@@ -73,6 +73,25 @@ def test_what_is_left_out_is_predicted_from_the_others() -> None:
         np.testing.assert_allclose(means[place], wanted[0], rtol=1e-7, atol=1e-7)
 
 
+def test_gaps_change_no_prediction_of_what_is_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BENDS", (1.0,))
+    monkeypatch.setattr(module, "NOISES", (1e-3,))
+    known, random = evidence(), np.random.default_rng(1)
+    asked = (random.random((6, HEADS)) < 0.5).astype(float)
+    whole = Evidence(known.removed[:25], known.changes[:25], known.measured[:25])
+    gaps = known._replace(changes=known.changes.copy())
+    gaps.changes[25:, 3:] = np.nan
+    without, filled = Surrogate(np.ones(HEADS), whole), Surrogate(np.ones(HEADS), gaps)
+    before, after = without.predict(asked)[0], filled.predict(asked)[0]
+    np.testing.assert_allclose(after[:, 3:], before[:, 3:], rtol=0, atol=1e-9)
+    there = filled.predict(known.removed[25:])[0]
+    off = [
+        np.abs(each[:, :3] - known.changes[25:, :3]).max()
+        for each in (there, without.predict(known.removed[25:])[0])
+    ]
+    assert off[0] < 0.2 * off[1], "what is known of such rows is learned"
+
+
 def test_nothing_changes_where_nothing_is_removed() -> None:
     means, deviations = Surrogate(np.ones(HEADS), evidence()).predict(np.zeros((1, HEADS)))
     assert np.abs(means).max() < 1e-12
