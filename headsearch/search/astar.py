@@ -51,7 +51,7 @@ from headsearch.search.ledger import Ledger, Stop
 from headsearch.search.points import operating_points
 from headsearch.search.problem import OUTPUTS, Ask, Node, Oracle, Problem
 from headsearch.search.promise import promise, rest_of
-from headsearch.search.proposals import Proposal, by_start
+from headsearch.search.proposals import by_start
 from headsearch.search.rollouts import Rollout, roll_out
 from headsearch.task.metric import Threshold
 
@@ -59,8 +59,6 @@ from headsearch.task.metric import Threshold
 STATES_AHEAD = 3
 # So many rounds of proposals in a row without a better incumbent, and an expansion comes first.
 DRY_ROUNDS = 2
-# Proposals of so many rounds, this one included, are looked at ahead: many come again.
-ROUNDS_AHEAD = 3
 
 
 @dataclass(frozen=True)
@@ -214,16 +212,11 @@ class _Search:
         ledger, dry = self.ledger, 0
         while dry < DRY_ROUNDS and ledger.best.weight < self.problem.shape.total:
             count = self.settings.proposals
-            proposals = self.learner.proposals() if count else []
-            chosen, following = proposals[:count], proposals[count : ROUNDS_AHEAD * count]
+            chosen = self.learner.proposals()[:count] if count else []
             if not chosen:
                 return
             before = ledger.best
-
-            def ahead(following: list[Proposal] = following) -> Iterable[Ask]:
-                return [ledger.early(*asked) for asked in by_start(following)]
-
-            found = ledger.score(by_start(chosen), early=True, ahead=ahead)
+            found = ledger.score(by_start(chosen), early=True)
             for child in found:
                 self.frontier.push(Entry(child, 0 if child.feasible else -child.weight))
             most = max(len(proposal.state) for proposal in chosen)

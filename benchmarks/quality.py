@@ -1,0 +1,243 @@
+"""Heads removed within a budget: headsearch against every baseline, on the same evaluator and memo.
+
+    python -m benchmarks.quality PAIRS PAIR SEED [--budget 0.01] [--method NAME …]
+
+PAIRS is the folder where `python -m benchmarks.pairs PAIR PAIRS` made the pair, SEED deals its
+splits. headsearch runs first; every baseline may spend as many evaluations as it did, and gradients
+without limit. What is there already in `results/quality/PAIR-SEED.json` is not run again, so the
+benchmark can be stopped and gone on with; every entry says on which machine and commit it was made.
+
+All methods search on the search split. Of the state that each hands back, and of headsearch's
+operating points, metric and loss are also taken on the certify and test splits, which nothing
+chose by.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from benchmarks.common import provenance
+from benchmarks.pairs.splits import splits
+from headsearch.engine.dispatch import Dispatcher
+from headsearch.engine.inline import InlineWorkers
+from headsearch.heads import HeadSet
+from headsearch.memo.sqlite import SqliteStore
+from headsearch.run.config import RunConfig
+from headsearch.run.engines import choose
+from headsearch.run.prepare import Task, load_task
+from headsearch.scoring.evaluator import Evaluator
+from headsearch.search.astar import Settings, search
+from headsearch.search.baselines import BASELINES, run_baseline
+from headsearch.search.ledger import finite
+from headsearch.search.points import operating_points
+from headsearch.search.problem import GRADIENTS, Ask, Node, Oracle, Problem, Ready
+from headsearch.task.batches import Span
+
+RESULTS = Path(__file__).parent / "results" / "quality"
+OURS = "headsearch"
+BUDGETS = (0.0, 0.005, 0.01, 0.02)
+# Of the cheap ones first, so that a benchmark that is stopped has most of them.
+ORDER = (
+    "michel",
+    "fisher",
+    "bertology",
+    "michel-10-steps",
+    "random",
+    "evolution",
+    "beam-8",
+    "budget-rule",
+    "loss-greedy",
+    "metric-greedy",
+    "michel-every-head",
+)
+
+
+class Remembering:
+    """An oracle whose gradients are computed once for all methods; each is counted for each."""
+
+    def __init__(self, inner: Oracle) -> None:
+        self._inner = inner
+        self._slopes: dict[HeadSet, np.ndarray] = {}
+
+    def ask(
+        self,
+        asks: Sequence[Ask],
+        ahead: Callable[[], Iterable[Ask]] = tuple,
+        ready: Ready = lambda state, answer: None,
+    ) -> list[list[np.ndarray]]:
+        """See `Oracle.ask`; looks at nothing ahead, as all work is done here."""
+        found: list[list[np.ndarray] | None] = [
+            [self._slopes[a.parent]] if a.kind == GRADIENTS and a.parent in self._slopes else None
+            for a in asks
+        ]
+        new = [place for place, answer in enumerate(found) if answer is None]
+        answers = self._inner.ask([asks[place] for place in new], tuple, ready) if new else []
+        for place, answer in zip(new, answers, strict=True):
+            found[place] = answer
+            if asks[place].kind == GRADIENTS:
+                self._slopes[asks[place].parent] = answer[0]
+        return [answer for answer in found if answer is not None]
+
+
+@dataclass
+class Arena:
+    """A pair under one deal of its splits."""
+
+    task: Task
+    oracle: Oracle
+    others: dict[str, tuple[Task, Evaluator]]
+    hardest_first: bool
+
+    def problem(self, budget: float) -> Problem:
+        """The problem at one budget."""
+        return Problem(self.task.shape, self.task.objective, budget, self.hardest_first)
+
+    def elsewhere(self, heads: HeadSet) -> dict[str, dict[str, float | None]]:
+        """Metric and loss of a state on the splits that no method saw."""
+        found = {}
+        for name, (task, evaluator) in self.others.items():
+            every = Span(0, len(task.data.batches))
+            score = task.objective.score(evaluator.outputs(HeadSet(), [heads], every)[0])
+            found[name] = {"metric": score.metric, "loss": finite(score.loss)}
+        return found
+
+
+def arena(pairs: Path, pair: str, seed: int, memos: Path) -> tuple[Arena, InlineWorkers]:
+    """Load a pair; every split is written to a table of its own, as a user's data would be."""
+    about = json.loads((pairs / pair / "pair.json").read_text())
+    tasks = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name, rows in zip(
+            ("search", "certify", "test"), splits(pairs / pair, seed), strict=True
+        ):
+            file = Path(folder) / f"{name}.csv"
+            rows.to_csv(file, index=False)
+            config = RunConfig(
+                model=str(pairs / pair / "model"),
+                data=str(file),
+                metric=about["metric"],
+                max_length=about["max_length"],
+                engine="inline",
+            )
+            tasks.append(load_task(config))
+    task = tasks[0]
+    plan = choose(config, task).plan
+    workers = InlineWorkers(task.bundle, task.data, plan)
+    memos.mkdir(parents=True, exist_ok=True)
+    memo = SqliteStore(memos / f"{pair}-{seed}.sqlite", task.fingerprint)
+    oracle = Remembering(Dispatcher(workers, memo, task.shape))
+    others = {
+        name: (other, Evaluator(other.model, other.data.batches))
+        for name, other in zip(("certify", "test"), tasks[1:], strict=True)
+    }
+    return Arena(task, oracle, others, plan.layout.independent), workers
+
+
+def state(of: Arena, node: Node, baseline: Node) -> dict[str, Any]:
+    """What is said of a state on all splits."""
+    return {
+        "heads": node.weight,
+        "removed": of.task.shape.pairs(node.heads),
+        "search": {"metric": node.score.metric, "loss": finite(node.score.loss)},
+        **of.elsewhere(node.heads),
+        "drop": baseline.score.metric - node.score.metric,
+    }
+
+
+def ours(of: Arena, budget: float) -> dict[str, Any]:
+    """Run headsearch as it is by default."""
+    steps: list[dict[str, Any]] = []
+    started = time.monotonic()
+    result = search(of.problem(budget), of.oracle, Settings(), on_step=steps.append)
+    seconds = time.monotonic() - started
+    growth: dict[int, float] = {}
+    for step in steps:
+        growth.setdefault(step["best"][0], step["evaluations"])
+    return {
+        **state(of, result.best, result.baseline),
+        "baseline": state(of, result.baseline, result.baseline),
+        "evaluations": result.evaluations,
+        "gradients": result.gradients,
+        "seconds": round(seconds, 1),
+        "stopped": result.stopped,
+        "growth": sorted(growth.items()),
+        "points": [state(of, node, result.baseline) for node in result.points if node.feasible],
+    }
+
+
+def theirs(of: Arena, name: str, budget: float, evaluations: int) -> dict[str, Any]:
+    """Run a baseline within so many evaluations."""
+    started = time.monotonic()
+    outcome = run_baseline(BASELINES[name], of.problem(budget), of.oracle, evaluations)
+    ledger, seconds = outcome.ledger, time.monotonic() - started
+    feasible = [node for node in operating_points(ledger.known.values()) if node.feasible]
+    return {
+        **state(of, ledger.best, ledger.baseline),
+        "evaluations": ledger.evaluations,
+        "gradients": len(ledger.measured),
+        "seconds": round(seconds, 1),
+        "stopped": outcome.stopped,
+        "points": [[node.weight, node.score.metric] for node in feasible],
+    }
+
+
+def table(done: dict[str, Any]) -> pd.DataFrame:
+    """Heads removed, of all methods and budgets that were run."""
+    return pd.DataFrame(
+        {
+            budget: {name: entry["heads"] for name, entry in methods.items()}
+            for budget, methods in done.items()
+        }
+    )
+
+
+def main() -> None:
+    """Run what is missing, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("pairs", type=Path)
+    parser.add_argument("pair")
+    parser.add_argument("seed", type=int)
+    parser.add_argument("--budget", type=float, action="append", choices=BUDGETS)
+    parser.add_argument("--method", action="append", choices=(OURS, *ORDER))
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    args = parser.parse_args()
+    file = args.out / f"{args.pair}-{args.seed}.json"
+    done: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+    of, workers = arena(args.pairs, args.pair, args.seed, args.pairs / "memos")
+    for budget in args.budget or BUDGETS:
+        methods = done.setdefault(str(budget), {})
+        for name in dict.fromkeys((OURS, *(args.method or ORDER))):
+            if name in methods:
+                continue
+            if name == OURS:
+                entry = ours(of, budget)
+            else:
+                entry = theirs(of, name, budget, math.ceil(methods[OURS]["evaluations"]))
+            methods[name] = {**entry, "made": provenance()}
+            args.out.mkdir(parents=True, exist_ok=True)
+            aside = file.with_suffix(".tmp")
+            aside.write_text(json.dumps(done) + "\n")
+            aside.rename(file)
+            print(
+                f"{args.pair} {args.seed} {budget:g} {name}: {entry['heads']} heads, "
+                f"{entry['evaluations']:g} evaluations, {entry['gradients']} gradients, "
+                f"{entry['seconds']:g} s",
+                flush=True,
+            )
+    print(table(done).to_string())
+    workers.close()
+
+
+if __name__ == "__main__":
+    main()
