@@ -24,7 +24,7 @@ from headsearch.model.plain import plain_outputs
 from headsearch.scoring.item import GRADIENTS, OUTPUTS
 from headsearch.search.problem import Ask, Order
 from headsearch.task.batches import Span
-from tests.engine.tasks import BUNDLE, DATA, MODEL, SHAPE, inline, plan, run, simulated
+from tests.engine.tasks import BUNDLE, DATA, MODEL, PROPOSING, SHAPE, inline, plan, run, simulated
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +86,18 @@ def test_ray_gives_the_inline_transcript_and_computes_nothing_twice(
     assert set(recording.computed().values()) == {1}
     assert dispatcher.counts.reused == 0
     assert 0 <= dispatcher.counts.used <= dispatcher.counts.speculative
+
+
+@pytest.mark.parametrize(("workers", "shards"), [(2, 2), (4, 3)])
+def test_proposals_are_the_same_whoever_scores_them(
+    workers: int, shards: int, ray_cluster: None
+) -> None:
+    expected, _ = run(inline(), settings=PROPOSING)
+    assert '"proposals"' in expected
+    recording = Recording(RayWorkers(BUNDLE, DATA, plan(workers, shards)))
+    transcript, _ = run(recording, settings=PROPOSING)
+    assert transcript == expected
+    assert set(recording.computed().values()) == {1}
 
 
 def test_batches_may_have_to_stay_together(reference: str) -> None:

@@ -223,7 +223,7 @@ def test_what_kills_three_workers_is_named_and_the_rest_is_done() -> None:
 @pytest.mark.parametrize("workers", [1, 3, 16, 200])
 def test_a_simulated_search_takes_the_course_of_a_real_one(workers: int) -> None:
     """The same results, so the same transcript, in any virtual time."""
-    reference, _ = run(inline(), settings=Settings(max_evaluations=80))
+    reference, _ = run(inline(), settings=Settings(max_evaluations=80, proposals=0))
     from headsearch.engine.worker import make_evaluator
     from tests.engine.tasks import BUNDLE, DATA
 
@@ -235,7 +235,7 @@ def test_a_simulated_search_takes_the_course_of_a_real_one(workers: int) -> None
         deaths=[(n * 40.0 / workers, n % workers) for n in range(1, 9)],
         start=2.0,
     )
-    transcript, dispatcher = run(simulated, settings=Settings(max_evaluations=80))
+    transcript, dispatcher = run(simulated, settings=Settings(max_evaluations=80, proposals=0))
     assert transcript == reference
     assert simulated.busy_seconds > 0
     assert (dispatcher.counts.speculative > 0) == (workers > 1)
