@@ -13,7 +13,7 @@ from headsearch.task.metric import Objective
 # Of several classes, those that come closest to the right one stand for all.
 RIVALS = 2
 # Most columns that are predicted; of more, those closest to a wrong answer.
-COLUMNS = 6000
+COLUMNS = 4000
 LEAST_DEVIATION = 1e-6
 # Examples by which a forecast may be off beside what each one's chance says.
 OFF = 2.0

@@ -29,8 +29,8 @@ class Rollout:
 
     Attributes:
         guide: whose path is followed.
-        remeasure: heads removed between two measurements, in a model of up to 72 heads. In larger
-            ones more in proportion, so that a rollout has about as many steps, which come one
+        remeasure: heads removed between two measurements, in a model of 72 heads. In others more
+            or fewer in proportion, so that a rollout has about as many steps, which come one
             after the other, whatever the model's size.
     """
 
@@ -39,7 +39,7 @@ class Rollout:
 
     def stride(self, heads: int) -> int:
         """Return the heads removed between two measurements in a model of so many."""
-        return max(self.remeasure, self.remeasure * heads // REMEASURED_HEADS)
+        return max(1, self.remeasure * heads // REMEASURED_HEADS)
 
 
 def roll_out(
