@@ -35,6 +35,10 @@ def test_equals_brute_force_with_budgets_off(seed: int, effect: float, interacti
     assert result.bound == len(best)
 
 
+# One jump from the root: what is measured on the way would leave little to decide early.
+COARSE = (Rollout(Michel(), 144), Rollout(Lookahead(0.3), 144))
+
+
 def test_equals_brute_force_on_ten_heads() -> None:
     lattice = Lattice((4, 4, 2), seed=3, examples=20, effect=0.4, interaction=0.3)
     result, _ = run(lattice, EXHAUSTIVE)
@@ -77,7 +81,7 @@ def test_the_hardest_examples_first_decide_the_same_sooner(seed: int) -> None:
         Lattice((4, 4), seed=seed, examples=200, hardest_first=hardest) for hardest in (False, True)
     )
     # Later expansions may differ: of what is given up no loss is known to order them by.
-    settings = Settings(patience=None, max_expansions=1, proposals=0)
+    settings = Settings(rollouts=COARSE, patience=None, max_expansions=1, proposals=0)
     result, steps = run(plain, settings)
     sooner, others = run(sorted_, settings)
     assert sooner.best.heads == result.best.heads
@@ -186,7 +190,7 @@ def test_giving_up_early_saves_work_and_keeps_the_result(seed: int) -> None:
     late, early = (Lattice((4, 4, 4), seed=seed, effect=0.6, max_drop=0.0) for _ in range(2))
     late.rounds = ()
     # What the surrogate learns from a state depends on how much of it is known.
-    settings = Settings(max_expansions=3, proposals=0)
+    settings = Settings(rollouts=COARSE, max_expansions=3, proposals=0)
     whole, all_steps = run(late, settings)
     part, steps = run(early, settings)
     assert part.best.heads == whole.best.heads
@@ -293,7 +297,7 @@ def test_zero_budget_still_starts_from_the_full_model() -> None:
     assert result.stopped == "evaluation budget spent"
 
 
-@pytest.mark.parametrize(("heads", "stride"), [(12, 4), (72, 4), (144, 8), (384, 21)])
+@pytest.mark.parametrize(("heads", "stride"), [(12, 1), (36, 2), (72, 4), (144, 8), (384, 21)])
 def test_rollouts_have_about_as_many_steps_whatever_the_models_size(
     heads: int, stride: int
 ) -> None:
@@ -328,4 +332,4 @@ def test_what_is_ready_early_changes_nothing() -> None:
     plain, expected = run(Lattice((4, 4, 4), seed=5), settings)
     assert transcript == expected
     assert found.best.rank == plain.best.rank
-    assert eager.called > 50
+    assert eager.called > 40
