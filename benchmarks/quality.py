@@ -116,7 +116,7 @@ class Arena:
 def arena(pairs: Path, pair: str, seed: int, memos: Path) -> tuple[Arena, InlineWorkers]:
     """Load a pair; every split is written to a table of its own, as a user's data would be."""
     about = json.loads((pairs / pair / "pair.json").read_text())
-    tasks = []
+    configs, tasks = [], []
     with tempfile.TemporaryDirectory() as folder:
         for name, rows in zip(
             ("search", "certify", "test"), splits(pairs / pair, seed), strict=True
@@ -130,9 +130,10 @@ def arena(pairs: Path, pair: str, seed: int, memos: Path) -> tuple[Arena, Inline
                 max_length=about["max_length"],
                 engine="inline",
             )
+            configs.append(config)
             tasks.append(load_task(config))
     task = tasks[0]
-    plan = choose(config, task).plan
+    plan = choose(configs[0], task).plan
     workers = InlineWorkers(task.bundle, task.data, plan)
     memos.mkdir(parents=True, exist_ok=True)
     memo = SqliteStore(memos / f"{pair}-{seed}.sqlite", task.fingerprint)

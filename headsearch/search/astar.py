@@ -200,19 +200,18 @@ class _Search:
             if not entry.node.whole and self.ledger.is_whole(entry.node.heads):
                 continue  # it was given up, and scored to the end since: it is on the frontier anew
             self._expand(entry)
-            if self.ledger.best.weight > before:
-                since_better = 0
-            if since_better & (since_better - 1) == 0:  # 0, 1, 2, 4, 8, …: more and more seldom
+            better = self.ledger.best.weight > before
+            # After 0, 1, 2, 4, 8, … in vain: more and more seldom.
+            if better or since_better & (since_better - 1) == 0:
                 self._propose()
             since_better = 0 if self.ledger.best.weight > before else since_better + 1
         return "frontier exhausted"
 
     def _propose(self) -> None:
         """Score what the surrogate proposes, in rounds, until that leads no further."""
-        ledger, dry = self.ledger, 0
-        while dry < DRY_ROUNDS and ledger.best.weight < self.problem.shape.total:
-            count = self.settings.proposals
-            chosen = self.learner.proposals()[:count] if count else []
+        ledger, count, dry = self.ledger, self.settings.proposals, 0
+        while count and dry < DRY_ROUNDS and ledger.best.weight < self.problem.shape.total:
+            chosen = self.learner.proposals()[:count]
             if not chosen:
                 return
             before = ledger.best

@@ -73,7 +73,9 @@ class Forecast:
         return self.columns(every)
 
     def metrics(self, changes: np.ndarray, deviations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return expected metrics and by how much they may be off, (states,) each.
+        """Return expected metrics and their standard deviations, (states,) each.
+
+        The latter are 0 for regression: deviations of outputs say little of a correlation's.
 
         Args:
             changes: predicted changes from the full model, (states, columns).

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -11,7 +11,8 @@ from headsearch.search.forecast import Forecast
 from headsearch.search.ledger import Ledger
 from headsearch.search.problem import Node
 from headsearch.search.proposals import Proposal, Proposer
-from headsearch.search.surrogate import Evidence, Surrogate
+from headsearch.search.surrogate import Evidence, Surrogate, indicators
+from headsearch.task.metric import REGRESSION
 
 # Most measured rows, and most that gradients extrapolate, in one fit: it is cubic in them.
 MEASURED_ROWS = 600
@@ -20,6 +21,10 @@ EXTRAPOLATED_ROWS = 432
 GIVEN_UP_ROWS = 200
 # Measured states whose gradients are used.
 SLOPES = 6
+# By so many rows, those nearest to the best state, it is judged how far off forecasts of
+# correlations are: for those alone it does not follow from the outputs' deviations.
+JUDGED_ROWS = 16
+LEAST_OFF = 1e-4
 # Starts are at most so many heads below the best state.
 BELOW = 6
 
@@ -33,20 +38,25 @@ class Learner:
     def proposals(self) -> list[Proposal]:
         """Return states that are worth scoring, the most promising first."""
         ledger = self._ledger
-        whole = [
-            n
-            for n in ledger.known.values()
-            if n.whole and n.weight and np.isfinite(n.outputs).all()
-        ]
+        nodes = [node for node in ledger.known.values() if node.whole and node.weight]
+        whole = [node for node in nodes if np.isfinite(node.outputs).all()]
         if not whole or not ledger.slopes:
             return []
-        total = ledger.problem.shape.total
-        near = sorted(whole, key=lambda n: (len(n.heads ^ ledger.best.heads), n.rank))
-        rows = near[:MEASURED_ROWS]
+        rows = self._nearest(whole, MEASURED_ROWS)
         forecast = Forecast(ledger.problem.objective, ledger.baseline, rows)
         surrogate = Surrogate(self._weights(forecast), self._evidence(forecast, rows))
-        proposer = Proposer(surrogate, forecast, ledger.threshold.value, total)
+        threshold, off, total = ledger.threshold.value, 0.0, ledger.problem.shape.total
+        if ledger.problem.objective.metric in REGRESSION:
+            errors = _errors(surrogate, forecast, rows)
+            threshold -= float(errors.mean())
+            off = max(LEAST_OFF, float(errors.std()))
+        proposer = Proposer(surrogate, forecast, threshold, total, off)
         return proposer.propose(self._starts(whole), ledger.best.weight, ledger.known)
+
+    def _nearest(self, nodes: Iterable[Node], count: int) -> list[Node]:
+        """Return the nodes that differ least from the best state, nearest first."""
+        best = self._ledger.best.heads
+        return sorted(nodes, key=lambda n: (len(n.heads ^ best), n.rank))[:count]
 
     def _weights(self, forecast: Forecast) -> np.ndarray:
         slopes = self._slopes_of(forecast, HeadSet())
@@ -61,24 +71,22 @@ class Learner:
         total = ledger.problem.shape.total
         removed, changes, measured = [], [], []
         for node in rows:
-            removed.append(_indicators(node.heads, total))
+            removed.append(indicators(node.heads, total))
             changes.append(forecast.columns(node.outputs) - forecast.base)
             measured.append(True)
-        sloped = [ledger.known[state] for state in ledger.slopes if ledger.known[state].whole]
-        sloped.sort(key=lambda n: (len(n.heads ^ ledger.best.heads), n.rank))
-        for node in sloped[: max(1, min(SLOPES, EXTRAPOLATED_ROWS // total))]:
+        sloped = (ledger.known[state] for state in ledger.slopes)
+        for node in self._nearest(sloped, max(1, min(SLOPES, EXTRAPOLATED_ROWS // total))):
             slopes = self._slopes_of(forecast, node.heads)
             change = forecast.columns(node.outputs) - forecast.base
             for head in range(total):
                 if head in node.heads or ledger.is_whole(node.heads.add(head)):
                     continue
-                removed.append(_indicators(node.heads.add(head), total))
+                removed.append(indicators(node.heads.add(head), total))
                 changes.append(change - slopes[head])
                 measured.append(False)
-        given_up = [ledger.known[state] for state in ledger.examples if not ledger.is_whole(state)]
-        given_up.sort(key=lambda n: (len(n.heads ^ ledger.best.heads), n.rank))
-        for node in given_up[:GIVEN_UP_ROWS]:
-            removed.append(_indicators(node.heads, total))
+        given_up = (ledger.known[state] for state in ledger.examples if not ledger.is_whole(state))
+        for node in self._nearest(given_up, GIVEN_UP_ROWS):
+            removed.append(indicators(node.heads, total))
             known = forecast.columns_of(node.outputs, ledger.examples[node.heads])
             changes.append(known - forecast.base)
             measured.append(True)
@@ -95,7 +103,9 @@ class Learner:
         return list(dict.fromkeys(node.heads for node in chosen))
 
 
-def _indicators(state: HeadSet, total: int) -> np.ndarray:
-    row = np.zeros(total)
-    row[list(state)] = 1.0
-    return row
+def _errors(surrogate: Surrogate, forecast: Forecast, rows: Sequence[Node]) -> np.ndarray:
+    """Return the metrics of the first rows less what is forecast without each, (some,)."""
+    means, deviations = (part[:JUDGED_ROWS] for part in surrogate.left_out())
+    forecasts, _ = forecast.metrics(means, deviations)
+    metrics = np.array([node.score.metric for node in rows[:JUDGED_ROWS]])
+    return np.asarray(metrics - forecasts[: len(rows)])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,7 @@ from scipy import special
 
 from headsearch.heads import HeadSet
 from headsearch.search.forecast import Forecast
-from headsearch.search.surrogate import Surrogate
+from headsearch.search.surrogate import Surrogate, indicators
 
 # Heads that a move may add to the best state's number.
 FURTHER = 8
@@ -37,16 +37,29 @@ class Proposal:
 
 
 class Proposer:
-    """Looks for states with many heads removed that are likely to be feasible."""
+    """Looks for states with many heads removed that are likely to be feasible.
+
+    Args:
+        surrogate: what predicts outputs.
+        forecast: what is made of them.
+        threshold: the least metric that is allowed, as the forecast sees it.
+        heads: how many there are.
+        off: by how much any forecast may be off, beside what it says itself.
+    """
 
     def __init__(
-        self, surrogate: Surrogate, forecast: Forecast, threshold: float, heads: int
+        self,
+        surrogate: Surrogate,
+        forecast: Forecast,
+        threshold: float,
+        heads: int,
+        off: float = 0.0,
     ) -> None:
         self._surrogate, self._forecast = surrogate, forecast
-        self._threshold, self._heads = threshold, heads
+        self._threshold, self._heads, self._off = threshold, heads, off
 
     def propose(
-        self, starts: Sequence[HeadSet], best: int, known: Iterable[HeadSet]
+        self, starts: Sequence[HeadSet], best: int, known: Container[HeadSet]
     ) -> list[Proposal]:
         """Return proposals, the largest gain first.
 
@@ -55,16 +68,12 @@ class Proposer:
             best: how many heads are removed by the best state.
             known: states not to propose.
         """
-        known = set(known)
         found: dict[HeadSet, Proposal] = {}
         for start in starts:
-            row = _row(start, self._heads)
-            first = best + 1
-            top = min(best + FURTHER, self._heads)
-            while int(row.sum()) < top:
-                row, _ = self._step(row)
-                weight = int(row.sum())
-                if weight < first:
+            row = indicators(start, self._heads)
+            for weight in range(len(start) + 1, min(best + FURTHER, self._heads) + 1):
+                row = self._step(row)
+                if weight <= best:
                     continue
                 for state, mean, spread in self._swapped(row):
                     heads = HeadSet.of(int(j) for j in np.flatnonzero(state))
@@ -75,14 +84,14 @@ class Proposer:
         return sorted(found.values(), key=lambda p: (-p.gain, p.state.bits))
 
     def _value(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return self._forecast.metrics(*self._surrogate.predict(rows))
+        """Return expected metrics and their standard deviations, (rows,) each."""
+        means, spreads = self._forecast.metrics(*self._surrogate.predict(rows))
+        return means, np.hypot(spreads, self._off)
 
-    def _step(self, row: np.ndarray) -> tuple[np.ndarray, float]:
+    def _step(self, row: np.ndarray) -> np.ndarray:
         """Remove the head after which the metric is expected to be largest."""
         rows = _flipped(row, np.flatnonzero(row == 0))
-        values = self._value(rows)[0]
-        at = int(np.argmax(values))
-        return rows[at], float(values[at])
+        return np.asarray(rows[int(np.argmax(self._value(rows)[0]))])
 
     def _swapped(self, row: np.ndarray) -> list[tuple[np.ndarray, float, float]]:
         """Improve a state by swaps; return it and those on the way."""
@@ -110,12 +119,6 @@ def by_start(proposals: Iterable[Proposal]) -> list[tuple[HeadSet, tuple[HeadSet
     for proposal in proposals:
         found.setdefault(proposal.start, []).append(proposal.state)
     return [(start, tuple(states)) for start, states in found.items()]
-
-
-def _row(state: HeadSet, heads: int) -> np.ndarray:
-    row = np.zeros(heads)
-    row[list(state)] = 1.0
-    return row
 
 
 def _flipped(row: np.ndarray, places: np.ndarray) -> np.ndarray:

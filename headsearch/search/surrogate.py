@@ -23,6 +23,8 @@ import numpy as np
 from scipy import linalg
 from threadpoolctl import ThreadpoolController
 
+from headsearch.heads import HeadSet
+
 BENDS = (0.5, 1.0, 2.0, 4.0)
 NOISES = (1e-3, 1e-2, 1e-1)
 # What the noise of rows is multiplied by that gradients predict, and nobody has measured.
@@ -39,8 +41,7 @@ class Evidence(NamedTuple):
 
     Attributes:
         removed: which heads are removed, (rows, heads), 0 or 1.
-        changes: of each column from the full model, (rows, columns); NaN where it is not known,
-            in rows that are at the end.
+        changes: of each column from the full model, (rows, columns); NaN where it is not known.
         measured: whether a row was measured, not extrapolated, (rows,).
     """
 
@@ -111,17 +112,27 @@ class Surrogate:
 
     def left_out(self) -> tuple[np.ndarray, np.ndarray]:
         """Return what each measured row would have been predicted without it, as `predict`."""
-        spread = 1.0 / np.diag(self._inverse)[self._measured]
-        off = self._answer[self._measured] * spread[:, None]
+        off, spread = self._off(self._inverse, self._answer)
         return self._changes[self._measured] - off, _deviations(spread, self._scales)
 
     def _density(self, inverse: np.ndarray, changes: np.ndarray) -> float:
         """Return the log density of every measured row given all others."""
         answer, scales = _solve(inverse, changes)
-        spread = 1.0 / np.diag(inverse)[self._measured]
-        off = answer[self._measured] * spread[:, None]
+        off, spread = self._off(inverse, answer)
         variance = spread[:, None] * scales
         return -0.5 * float(np.sum(np.log(variance) + off**2 / variance))
+
+    def _off(self, inverse: np.ndarray, answer: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return by how much each measured row is off what all others say of it, and its spread."""
+        spread = 1.0 / np.diag(inverse)[self._measured]
+        return answer[self._measured] * spread[:, None], spread
+
+
+def indicators(state: HeadSet, heads: int) -> np.ndarray:
+    """Return 1 for each head that is removed, 0 for the others, (heads,)."""
+    row = np.zeros(heads)
+    row[list(state)] = 1.0
+    return row
 
 
 @lru_cache
