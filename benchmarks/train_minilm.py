@@ -39,13 +39,13 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
+    args.out.mkdir(parents=True)
     torch.set_num_threads(args.threads)
     cache = fetch.cache_folder()
     splits = reviews.load(fetch.fetch(fetch.REVIEWS, cache))
     model, tokenizer = train.train(
         fetch.fetch(fetch.MINILM, cache), splits.train, train.FULL, lambda s: print(s, flush=True)
     )
-    args.out.mkdir(parents=True)
     model.save_pretrained(args.out / "model")
     tokenizer.save_pretrained(args.out / "model")
     for name in ("search", "held_out"):

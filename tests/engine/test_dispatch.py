@@ -76,7 +76,14 @@ class Recording:
         return found
 
 
-@pytest.mark.parametrize(("workers", "shards"), [(1, 1), (2, 2), (2, 1), (4, 3), (2, 5), (4, 2)])
+def more(workers: int, shards: int) -> Any:
+    """Starting a worker takes seconds: what differs little from other cases is for later."""
+    return pytest.param(workers, shards, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize(
+    ("workers", "shards"), [(1, 1), (2, 5), (4, 3), more(2, 2), more(2, 1), more(4, 2)]
+)
 def test_ray_gives_the_inline_transcript_and_computes_nothing_twice(
     workers: int, shards: int, reference: str, ray_cluster: None
 ) -> None:
@@ -88,7 +95,7 @@ def test_ray_gives_the_inline_transcript_and_computes_nothing_twice(
     assert 0 <= dispatcher.counts.used <= dispatcher.counts.speculative
 
 
-@pytest.mark.parametrize(("workers", "shards"), [(2, 2), (4, 3)])
+@pytest.mark.parametrize(("workers", "shards"), [(2, 3), more(4, 3)])
 def test_proposals_are_the_same_whoever_scores_them(
     workers: int, shards: int, ray_cluster: None
 ) -> None:

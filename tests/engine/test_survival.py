@@ -46,13 +46,12 @@ def check_chaos(seed: int, tmp_path: Path, reference: str) -> None:
     assert len(found["happened"]) > 2
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_chaos(seed: int, tmp_path: Path, reference: str) -> None:
-    check_chaos(seed, tmp_path, reference)
+def test_chaos(tmp_path: Path, reference: str) -> None:
+    check_chaos(0, tmp_path, reference)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(2, 10))
+@pytest.mark.parametrize("seed", range(1, 10))
 def test_more_chaos(seed: int, tmp_path: Path, reference: str) -> None:
     check_chaos(seed, tmp_path, reference)
 

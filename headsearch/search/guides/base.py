@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Protocol
 
 import numpy as np
@@ -16,6 +16,8 @@ from headsearch.task.metric import Objective, Threshold, over_classes
 # A prediction is looked at first on one example in so many, those that are closest to a wrong
 # answer: where too many of them are wrong, the others need not be looked at.
 CLOSEST = 8
+# Paths that are looked for at the same time.
+MOST_AT_ONCE = 8
 
 
 @dataclass(frozen=True)
@@ -186,5 +188,9 @@ def predicted_reach(
 
 def paths_of(asked: Sequence[tuple[Guide, View]]) -> list[Path]:
     """Return each guide's path from a view; NumPy leaves Python's lock to the others meanwhile."""
-    with ThreadPoolExecutor(max(1, len(asked))) as pool:
-        return list(pool.map(lambda pair: pair[0].path(pair[1]), asked))
+    return list(_pool().map(lambda pair: pair[0].path(pair[1]), asked))
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(MOST_AT_ONCE)
