@@ -64,11 +64,17 @@ ORDER = (
 
 
 class Remembering:
-    """An oracle whose gradients are computed once for all methods; each is counted for each."""
+    """An oracle whose gradients are computed once for all methods; each is counted for each.
 
-    def __init__(self, inner: Oracle) -> None:
-        self._inner = inner
-        self._slopes: dict[HeadSet, np.ndarray] = {}
+    Scores are in the memo; gradients are kept in a folder, as the benchmark may be gone on with.
+    """
+
+    def __init__(self, inner: Oracle, folder: Path) -> None:
+        self._inner, self._folder = inner, folder
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def _file(self, ask: Ask) -> Path:
+        return self._folder / f"{ask.parent.bits:x}.npy"
 
     def ask(
         self,
@@ -78,7 +84,7 @@ class Remembering:
     ) -> list[list[np.ndarray]]:
         """See `Oracle.ask`; looks at nothing ahead, as all work is done here."""
         found: list[list[np.ndarray] | None] = [
-            [self._slopes[a.parent]] if a.kind == GRADIENTS and a.parent in self._slopes else None
+            [np.load(self._file(a))] if a.kind == GRADIENTS and self._file(a).exists() else None
             for a in asks
         ]
         new = [place for place, answer in enumerate(found) if answer is None]
@@ -86,7 +92,9 @@ class Remembering:
         for place, answer in zip(new, answers, strict=True):
             found[place] = answer
             if asks[place].kind == GRADIENTS:
-                self._slopes[asks[place].parent] = answer[0]
+                aside = self._folder / "aside.npy"
+                np.save(aside, answer[0])
+                aside.rename(self._file(asks[place]))
         return [answer for answer in found if answer is not None]
 
 
@@ -137,7 +145,8 @@ def arena(pairs: Path, pair: str, seed: int, memos: Path) -> tuple[Arena, Inline
     workers = InlineWorkers(task.bundle, task.data, plan)
     memos.mkdir(parents=True, exist_ok=True)
     memo = SqliteStore(memos / f"{pair}-{seed}.sqlite", task.fingerprint)
-    oracle = Remembering(Dispatcher(workers, memo, task.shape))
+    gradients = memos / f"{pair}-{seed}-gradients"
+    oracle = Remembering(Dispatcher(workers, memo, task.shape), gradients)
     others = {
         name: (other, Evaluator(other.model, other.data.batches))
         for name, other in zip(("certify", "test"), tasks[1:], strict=True)

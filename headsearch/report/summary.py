@@ -6,6 +6,7 @@ from typing import Any
 
 from headsearch.heads import HeadMap
 from headsearch.report.picture import head_picture
+from headsearch.search.bound import bound_text
 
 
 def result_lines(result: dict[str, Any], mask: dict[str, Any]) -> list[str]:
@@ -80,11 +81,14 @@ def _population_lines(result: dict[str, Any], shape: HeadMap) -> list[str]:
 def status_lines(progress: dict[str, Any]) -> list[str]:
     """Return what a person should read of a run's `progress.json`."""
     best = progress["best"]
+    # Runs of earlier versions have none.
+    bound = bound_text(progress["bound"]) if "bound" in progress else f"{progress['heads']}"
     shown = "-" if best[1] is None else f"{best[1]:.4f}"
     return [
         f"{progress['state']}: {progress['heads']} heads, step {progress['step']} "
         f"({progress['kind']})",
-        f"best so far: {best[0]} heads removed, metric {shown}; bound: {progress['heads']}",
+        f"best so far: {best[0]} heads removed, metric {shown}",
+        f"bound: {bound}",
         f"{progress['evaluations']} evaluations, of them {progress['computed']:g} computed by this "
         f"process in {progress['seconds']:.0f} s ({progress['rate']:.2f}/s), "
         f"{progress['reused']} from the memo",

@@ -26,7 +26,10 @@ from headsearch.run.folder import (
 from headsearch.run.prepare import Task, load_task
 from headsearch.run.session import Outcome, Watcher, run_search
 from headsearch.run.verify import plain_score
+from headsearch.search.bound import Bounds
 
+# What progress.json has from the last step.
+STEP_VALUES = ("step", "kind", "best", "bound", "evaluations")
 # Seconds between two writings of progress.json while nothing is committed.
 PROGRESS_INTERVAL = 5.0
 
@@ -126,6 +129,7 @@ class _ProgressFile:
             "step": 0,
             "kind": "starting",
             "best": [0, None, None],
+            "bound": Bounds(shape).now().to_step(),
             "evaluations": 0,
             "computed": 0.0,
             "reused": 0,
@@ -134,7 +138,7 @@ class _ProgressFile:
 
     def on_step(self, step: dict[str, Any]) -> None:
         """See `Watcher`."""
-        self._values |= {name: step[name] for name in ("step", "kind", "best", "evaluations")}
+        self._values |= {name: step[name] for name in STEP_VALUES}
         self._watcher.on_step(step)
         self.write("running")
 

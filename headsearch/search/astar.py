@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 
 from headsearch.heads import HeadSet
-from headsearch.search.bound import Bound, Bounds
+from headsearch.search.bound import Bound
 from headsearch.search.climb import Climb
 from headsearch.search.frontier import Entry, Frontier
 from headsearch.search.guides import (
@@ -165,18 +165,15 @@ class _Search:
         except Stop as stop:
             stopped = str(stop)
         nodes = ledger.known.values()
-        bounds = Bounds(self.problem.shape)
-        for node in nodes:
-            bounds.observe(node)
-        full = self.problem.shape.total
+        limits = ledger.bounds.now()
         return Result(
             baseline=ledger.baseline,
             threshold=ledger.threshold,
             best=ledger.best,
             points=operating_points(nodes),
             candidates=sorted((n for n in nodes if n.feasible), key=lambda n: n.rank),
-            bound=ledger.best.weight if stopped == "frontier exhausted" else full,
-            limits=bounds.now(),
+            bound=ledger.best.weight if stopped == "frontier exhausted" else limits.proved,
+            limits=limits,
             evaluations=ledger.evaluations,
             expansions=self.expansions,
             memo_hits=ledger.memo_hits,

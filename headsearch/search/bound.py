@@ -65,6 +65,15 @@ class Bound:
             "that meets it"
         )
 
+    def to_step(self) -> dict[str, int]:
+        """Return what is written down with every step of a search."""
+        return {
+            "heads": self.proved,
+            "assumed": self.assumed,
+            "tested": self.tested,
+            "violations": self.violations,
+        }
+
     def to_json(self) -> dict[str, Any]:
         """Return both limits, and all that must be said where the second is shown."""
         return {
@@ -82,6 +91,17 @@ class Bound:
                 "violations": self.violations,
             },
         }
+
+
+def bound_text(bound: Mapping[str, int]) -> str:
+    """Return in a line what a person should read of `Bound.to_step`."""
+    text = f"{bound['heads']} (proved)"
+    if bound["assumed"] < bound["heads"]:
+        text += (
+            f", {bound['assumed']} if sets that miss the budget still miss it with more heads "
+            f"removed (seen to fail in {bound['violations']} of {bound['tested']})"
+        )
+    return text
 
 
 def bound_lines(bound: Mapping[str, Any]) -> list[str]:

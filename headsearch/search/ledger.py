@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from headsearch.heads import HeadSet
+from headsearch.search.bound import Bounds
 from headsearch.search.guides import View
 from headsearch.search.problem import GRADIENTS, OUTPUTS, Ask, Node, Oracle, Order, Problem
 from headsearch.task.metric import Score
@@ -41,6 +42,7 @@ class Ledger:
         threshold: the least metric that is allowed.
         best: the feasible state with most heads removed (ties: lower loss, smaller bitset).
         known: all scored states.
+        bounds: what they say about how much can be removed.
         memo_hits: times that a wanted score was known already.
         measured: states whose gradients were measured.
         examples: which of them states that were given up were scored on, (some,), if not on the
@@ -58,6 +60,7 @@ class Ledger:
     measured: set[HeadSet] = field(default_factory=set)
     examples: dict[HeadSet, np.ndarray] = field(default_factory=dict)
     slopes: dict[HeadSet, np.ndarray] = field(default_factory=dict)
+    bounds: Bounds = field(init=False)
     _orders: dict[HeadSet, Order] = field(default_factory=dict)
     _steps: int = 0
     _rows: int = 0  # outputs committed, of all states together
@@ -67,7 +70,9 @@ class Ledger:
         ((outputs,),) = self.oracle.ask([Ask(OUTPUTS, root, (root,))])
         score = self.problem.objective.score(outputs)
         self.threshold = self.problem.objective.threshold(score, self.problem.max_drop)
+        self.bounds = Bounds(self.problem.shape)
         self.baseline = self.best = self.known[root] = Node(root, outputs, score, True)
+        self.bounds.observe(self.baseline)
         self._rows = len(outputs)
         self.commit("baseline", self.baseline, 0, [self.baseline])
 
@@ -196,6 +201,7 @@ class Ledger:
                     for n in found
                 ],
                 "best": [self.best.weight, self.best.score.metric, finite(self.best.score.loss)],
+                "bound": self.bounds.now().to_step(),
                 "evaluations": self.evaluations,
             }
         )
@@ -208,6 +214,7 @@ class Ledger:
         earlier = self.known.get(state)
         node = Node(state, outputs, score, whole and self.threshold.feasible(score), whole)
         self.known[state] = node
+        self.bounds.observe(node)
         self._rows += len(outputs) - (0 if earlier is None else len(earlier.outputs))
         if node.feasible and node.rank < self.best.rank:
             self.best = node

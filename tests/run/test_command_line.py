@@ -77,6 +77,20 @@ def test_the_claim_is_true_by_the_plain_forward(run: Path, assets: Any) -> None:
         assert correct == result[name]["correct"]
 
 
+def test_the_bound_is_live(run: Path, headsearch: Any) -> None:
+    steps = [json.loads(line) for line in (run / "transcript.jsonl").read_text().splitlines()]
+    assert steps[0]["bound"]["heads"] == 12
+    for step in steps:
+        assert step["best"][0] <= step["bound"]["assumed"] <= step["bound"]["heads"]
+    assert steps[-1]["bound"]["tested"] >= steps[0]["bound"]["tested"] == 0
+    limits = result_of(run)["certificate"]["bound"]
+    assert steps[-1]["bound"]["heads"] == limits["heads"]
+    assert steps[-1]["bound"]["assumed"] == limits["assumed"]["heads"]
+    progress = json.loads(headsearch("status", run, "--json").out)
+    assert progress["bound"] == steps[-1]["bound"]
+    assert f"bound: {limits['heads']} (proved)" in headsearch("status", run).out
+
+
 def test_status_tells_how_it_ended(run: Path, headsearch: Any) -> None:
     done = headsearch("status", run)
     assert done.code == 0
