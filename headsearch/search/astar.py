@@ -211,13 +211,23 @@ class _Search:
             chosen = self.learner.proposals()[:count]
             if not chosen:
                 return
-            before = ledger.best
+            before, metric = ledger.best, self._largest_metric()
             found = ledger.score(by_start(chosen), early=True)
             for child in found:
                 self.frontier.push(Entry(child, 0 if child.feasible else -child.weight))
             most = max(len(proposal.state) for proposal in chosen)
             ledger.commit("proposals", before, most - before.weight, found)
-            dry = 0 if ledger.best.weight > before.weight else dry + 1
+            better = ledger.best.weight > before.weight or self._largest_metric() > metric
+            dry = 0 if better else dry + 1
+            if dry == DRY_ROUNDS and ledger.best.heads not in ledger.measured:
+                ledger.gradients([ledger.best.heads])  # far cheaper than scoring all its children
+                dry = 0
+
+    def _largest_metric(self) -> float:
+        """Return the largest metric of states with at least as many heads removed as the best."""
+        least = self.ledger.best.weight
+        nodes = (node for node in self.ledger.known.values() if node.whole)
+        return max(node.score.metric for node in nodes if node.weight >= least)
 
     def _expand(self, entry: Entry) -> None:
         """Score all single removals of a state, then climb along the guides' paths."""

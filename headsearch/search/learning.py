@@ -51,7 +51,12 @@ class Learner:
             threshold -= float(errors.mean())
             off = max(LEAST_OFF, float(errors.std()))
         proposer = Proposer(surrogate, forecast, threshold, total, off)
-        return proposer.propose(self._starts(whole), ledger.best.weight, ledger.known)
+        starts, best = self._starts(whole), ledger.best.weight
+
+        def largest(weight: int) -> float:
+            return max(node.score.metric for node in whole if node.weight >= weight)
+
+        return proposer.propose(starts, best, ledger.known, largest)
 
     def _nearest(self, nodes: Iterable[Node], count: int) -> list[Node]:
         """Return the nodes that differ least from the best state, nearest first."""
@@ -99,7 +104,9 @@ class Learner:
         by_loss = sorted(near, key=lambda n: (n.score.loss, n.rank))
         above = [n for n in near if n.weight > best.weight]
         above.sort(key=lambda n: (-n.score.metric, n.rank))
-        chosen = [best, *feasible[:2], *by_loss[:2], *above[:2]]
+        by_metric = [n for n in near if n.weight >= best.weight - 1]
+        by_metric.sort(key=lambda n: (-n.score.metric, n.rank))
+        chosen = [best, *feasible[:2], *by_loss[:2], *by_metric[:2], *above[:2]]
         return list(dict.fromkeys(node.heads for node in chosen))
 
 
