@@ -125,7 +125,7 @@ class Proposer:
         for proposal in aside:
             mixed.append(proposal)
             mixed.extend(islice(hopeless, 1))
-        return _spread_out([*mixed, *hopeless])
+        return spread_out([*mixed, *hopeless])
 
     def _value(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return expected metrics and their standard deviations, (rows,) each."""
@@ -157,7 +157,7 @@ class Proposer:
         return way
 
 
-def _spread_out(proposals: Iterable[Proposal]) -> list[Proposal]:
+def spread_out(proposals: Iterable[Proposal]) -> list[Proposal]:
     """Return the same in order, but those much like an earlier one last: they would fail alike."""
     chosen: list[Proposal] = []
     alike: list[Proposal] = []

@@ -9,9 +9,13 @@ from threadpoolctl import threadpool_limits
 from headsearch.heads import HeadSet
 from headsearch.search import surrogate as module
 from headsearch.search.forecast import Forecast
+from headsearch.search.learning import Learner
+from headsearch.search.ledger import Ledger
 from headsearch.search.problem import Node
+from headsearch.search.proposals import APART, ASIDE, Proposal, spread_out
 from headsearch.search.surrogate import EXTRAPOLATED, Evidence, Surrogate
 from headsearch.task.metric import make_objective
+from tests.search.lattice import Lattice
 
 HEADS = 10
 
@@ -197,3 +201,31 @@ def test_examples_far_from_a_wrong_answer_are_not_predicted(
     assert len(change) == 30
     found, _ = forecast.metrics(change[None], np.zeros((1, 30)))
     assert found[0] == pytest.approx(other.score.metric)
+
+
+def proposal(*heads: int, gain: float = 0.0) -> Proposal:
+    return Proposal(HeadSet(), HeadSet.of(heads), 0.5, gain)
+
+
+def test_proposals_much_like_an_earlier_one_come_last() -> None:
+    first, alike, other = proposal(0, 1, 2), proposal(0, 1, 3), proposal(3, 4, 5)
+    assert len(first.state ^ alike.state) < APART <= len(first.state ^ other.state)
+    assert spread_out([first, alike, other]) == [first, other, alike]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_proposals_lead_further_or_sideways_and_are_new(seed: int) -> None:
+    lattice = Lattice((4, 4), seed=seed, effect=0.2, interaction=0.1)
+    ledger = Ledger(lattice.problem, lattice, None, lambda step: None, lambda: None)
+    ledger.gradients([HeadSet()])
+    ledger.score([(HeadSet(), tuple(HeadSet.of(range(k)) for k in range(1, 9)))])
+    proposals = Learner(ledger).proposals()
+    best = ledger.best.weight
+    aside = [each for each in proposals if len(each.state) <= best]
+    assert best >= 2
+    assert 0 < len(aside) < len(proposals)
+    assert all(len(each.state) >= best - ASIDE for each in aside)
+    assert all(each.gain == 0.0 for each in aside)
+    assert all(each.rise == 0.0 < each.gain for each in proposals if each not in aside)
+    assert len({each.state for each in proposals}) == len(proposals)
+    assert not {each.state for each in proposals} & set(ledger.known)
