@@ -218,7 +218,7 @@ def test_proposals_lead_further_or_sideways_and_are_new(seed: int) -> None:
     lattice = Lattice((4, 4), seed=seed, effect=0.2, interaction=0.1)
     ledger = Ledger(lattice.problem, lattice, None, lambda step: None, lambda: None)
     ledger.gradients([HeadSet()])
-    ledger.score([(HeadSet(), tuple(HeadSet.of(range(k)) for k in range(1, 9)))])
+    ledger.score([(HeadSet(), tuple(HeadSet.of(range(k)) for k in range(1, 6)))])
     proposals = Learner(ledger).proposals()
     best = ledger.best.weight
     aside = [each for each in proposals if len(each.state) <= best]
