@@ -2,9 +2,10 @@
 
     python -m benchmarks.quality_report [--svg OUT.svg]        (a picture needs matplotlib)
 
-Prints, for every pair and budget, heads removed of each method on every deal of the splits that was
-run, its mean over the deals that all methods shown have, and by how much the metric falls on the
-test split. The picture shows heads removed by evaluations, as headsearch went.
+Prints, for every pair and budget, heads removed of each method on every deal of the splits that
+was run; by how many hundredths the metric falls on the test split, in the mean over them; and by
+how many at headsearch's mildest operating point of at least as many heads. The picture shows heads
+removed by evaluations, as headsearch went.
 """
 
 from __future__ import annotations
@@ -39,11 +40,21 @@ def drop_on_test(methods: dict[str, Any], name: str) -> float:
     return 100 * float(full - methods[name]["test"]["metric"])
 
 
+def drop_of_ours(methods: dict[str, Any], heads: int) -> float:
+    """Return the same of headsearch's operating point with at least so many heads removed."""
+    points = [p for p in (*methods[OURS]["points"], methods[OURS]) if p["heads"] >= heads]
+    if not points:
+        return float("nan")
+    full = methods[OURS]["baseline"]["test"]["metric"]
+    return 100 * float(full - min(points, key=lambda p: p["heads"])["test"]["metric"])
+
+
 def rows(runs: Runs) -> Iterator[str]:
     """Yield the rows of a table in Markdown, most heads first."""
     seeds = sorted(runs)
-    yield f"| | {' | '.join(f'deal {seed}' for seed in seeds)} | falls on test | evaluations |"
-    yield "|---" * (len(seeds) + 3) + "|"
+    deals = " | ".join(f"deal {seed}" for seed in seeds)
+    yield f"| | {deals} | falls on test | headsearch there | evaluations |"
+    yield "|---" * (len(seeds) + 4) + "|"
     names = {name for methods in runs.values() for name in methods}
 
     def of(name: str, field: str) -> list[float]:
@@ -52,8 +63,10 @@ def rows(runs: Runs) -> Iterator[str]:
     for name in sorted(names, key=lambda n: (-np.mean(of(n, "heads")), n)):
         heads = [f"{runs[s][name]['heads']}" if name in runs[s] else "-" for s in seeds]
         drops = [drop_on_test(runs[s], name) for s in seeds if name in runs[s]]
+        same = [drop_of_ours(runs[s], runs[s][name]["heads"]) for s in seeds if name in runs[s]]
+        same = drops if name == OURS else same
         yield (
-            f"| {name} | {' | '.join(heads)} | {np.mean(drops):.1f} | "
+            f"| {name} | {' | '.join(heads)} | {np.mean(drops):.1f} | {np.mean(same):.1f} | "
             f"{np.mean(of(name, 'evaluations')):.0f} |"
         )
 
