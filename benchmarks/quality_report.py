@@ -34,19 +34,15 @@ def load(folder: Path) -> dict[tuple[str, str], Runs]:
     return dict(found)
 
 
-def drop_on_test(methods: dict[str, Any], name: str) -> float:
+def drop_on_test(methods: dict[str, Any], entry: dict[str, Any]) -> float:
     """Return by how much the metric falls on the test split, in hundredths."""
-    full = methods[OURS]["baseline"]["test"]["metric"]
-    return 100 * float(full - methods[name]["test"]["metric"])
+    return 100 * float(methods[OURS]["baseline"]["test"]["metric"] - entry["test"]["metric"])
 
 
-def drop_of_ours(methods: dict[str, Any], heads: int) -> float:
-    """Return the same of headsearch's operating point with at least so many heads removed."""
-    points = [p for p in (*methods[OURS]["points"], methods[OURS]) if p["heads"] >= heads]
-    if not points:
-        return float("nan")
-    full = methods[OURS]["baseline"]["test"]["metric"]
-    return 100 * float(full - min(points, key=lambda p: p["heads"])["test"]["metric"])
+def ours_at(methods: dict[str, Any], heads: int) -> dict[str, Any]:
+    """Return headsearch's mildest operating point of at least so many heads, or its best state."""
+    points = [p for p in methods[OURS]["points"] if p["heads"] >= heads]
+    return min(points, key=lambda p: p["heads"], default=methods[OURS])
 
 
 def rows(runs: Runs) -> Iterator[str]:
@@ -62,9 +58,11 @@ def rows(runs: Runs) -> Iterator[str]:
 
     for name in sorted(names, key=lambda n: (-np.mean(of(n, "heads")), n)):
         heads = [f"{runs[s][name]['heads']}" if name in runs[s] else "-" for s in seeds]
-        drops = [drop_on_test(runs[s], name) for s in seeds if name in runs[s]]
-        same = [drop_of_ours(runs[s], runs[s][name]["heads"]) for s in seeds if name in runs[s]]
-        same = drops if name == OURS else same
+        ran = [runs[s] for s in seeds if name in runs[s]]
+        drops = [drop_on_test(methods, methods[name]) for methods in ran]
+        same = [
+            drop_on_test(m, m[OURS] if name == OURS else ours_at(m, m[name]["heads"])) for m in ran
+        ]
         yield (
             f"| {name} | {' | '.join(heads)} | {np.mean(drops):.1f} | {np.mean(same):.1f} | "
             f"{np.mean(of(name, 'evaluations')):.0f} |"
@@ -82,9 +80,9 @@ def draw(found: dict[tuple[str, str], Runs], out: Path) -> None:
     figure, axes = pyplot.subplots(figsize=(6.4, 3.6), layout="constrained")
     for (pair, budget), runs in found.items():
         for seed, methods in sorted(runs.items()):
-            growth = np.array([*methods[OURS]["growth"]])
+            growth = methods[OURS]["growth"]
             last = [methods[OURS]["heads"], methods[OURS]["evaluations"]]
-            heads, evaluations = np.vstack([growth, last]).T
+            heads, evaluations = np.array([*growth, last]).T
             label = f"{pair}, deal {seed}, {100 * float(budget):g} points"
             axes.step(evaluations, heads, where="post", label=label)
     axes.set(xscale="log", xlabel="evaluations", ylabel="heads removed", ylim=(0, None))

@@ -114,14 +114,13 @@ class Proposer:
             (p for p in found.values() if len(p.state) <= best),
             key=lambda p: (-p.rise, p.state.bits),
         )
-        likely = [p for p in further if p.chance >= LEAST_CHANCE]
         hopeless = iter(
             sorted(
                 (p for p in further if p.chance < LEAST_CHANCE),
                 key=lambda p: (-p.chance, p.state.bits),
             )
         )
-        mixed = list(likely)
+        mixed = [p for p in further if p.chance >= LEAST_CHANCE]
         for proposal in aside:
             mixed.append(proposal)
             mixed.extend(islice(hopeless, 1))

@@ -203,8 +203,8 @@ def test_examples_far_from_a_wrong_answer_are_not_predicted(
     assert found[0] == pytest.approx(other.score.metric)
 
 
-def proposal(*heads: int, gain: float = 0.0) -> Proposal:
-    return Proposal(HeadSet(), HeadSet.of(heads), 0.5, gain)
+def proposal(*heads: int) -> Proposal:
+    return Proposal(HeadSet(), HeadSet.of(heads), 0.5, 0.0)
 
 
 def test_proposals_much_like_an_earlier_one_come_last() -> None:

@@ -13,7 +13,7 @@ from headsearch.model.families.base import AttentionLayer, FeedForward
 
 
 # To mypy the base class is Any: it is set not to look into transformers.
-class NarrowMPNetSelfAttention(MPNetSelfAttention):  # type: ignore[misc]
+class NarrowMPNetSelfAttention(MPNetSelfAttention):  # type: ignore[misc]  # untyped base
     """Self-attention that has lost heads: takes its own heads' rows of the shared position bias."""
 
     kept: tuple[int, ...]  # the heads that are left, numbered as in the unpruned model
