@@ -2,8 +2,9 @@
 
 The declared graph is the lattice of all HeadSets. Its edges are the single removals, which make it
 complete, and two kinds of macro moves, which only shorten the way: along the guides' paths, and
-those that the surrogate proposes, which may also put heads back and take others. g is the number of
-heads removed; h is a guide's estimate of how many more are removable within the budget. All ways
+those that the surrogate proposes, which may also put heads back and take others. g is the weight
+that is saved, by default the number of heads removed; h is a guide's estimate of how much more can
+be saved within the budget. All ways
 to a state cost the same, so every state is scored once, put on the frontier once and never
 reopened. h is no upper limit, so f orders the search and proves nothing: only an exhausted
 frontier does.
@@ -94,11 +95,12 @@ class Result:
     Attributes:
         baseline: the full model.
         threshold: the least metric that was allowed.
-        best: the feasible state with most heads removed (ties: lower loss, smaller bitset).
+        best: the feasible state that saves most (ties: lower loss, smaller bitset).
         points: see `operating_points`.
         candidates: every feasible state, best first.
-        bound: an upper limit on the heads removable within the budget, over all HeadSets.
-        limits: the same and a lower one that rests on an assumption, with what speaks against it.
+        bound: an upper limit on what can be saved within the budget, over all HeadSets.
+        limits: the same in heads, and a lower one that rests on an assumption, with what speaks
+            against it.
         evaluations: HeadSets scored; one that was given up counts by its share of the examples.
         expansions: states expanded.
         memo_hits: times that a wanted score was known already.
@@ -172,7 +174,9 @@ class _Search:
             best=ledger.best,
             points=operating_points(nodes),
             candidates=sorted((n for n in nodes if n.feasible), key=lambda n: n.rank),
-            bound=ledger.best.weight if stopped == "frontier exhausted" else limits.proved,
+            bound=ledger.best.weight
+            if stopped == "frontier exhausted"
+            else self.problem.weight.most(limits.proved),
             limits=limits,
             evaluations=ledger.evaluations,
             expansions=self.expansions,
@@ -186,7 +190,7 @@ class _Search:
     def _expand_all(self) -> str:
         settings, since_better = self.settings, 0
         while len(self.frontier):
-            if self.ledger.best.weight == self.problem.shape.total:
+            if self.ledger.best.weight == self.problem.weight.total:
                 return "every head removed"
             if settings.patience is not None and since_better >= settings.patience:
                 return f"{settings.patience} expansions without a better state"
@@ -207,7 +211,7 @@ class _Search:
     def _propose(self) -> None:
         """Score what the surrogate proposes, in rounds, until that leads no further."""
         ledger, count, dry = self.ledger, self.settings.proposals, 0
-        while count and dry < DRY_ROUNDS and ledger.best.weight < self.problem.shape.total:
+        while count and dry < DRY_ROUNDS and ledger.best.weight < self.problem.weight.total:
             chosen = self.learner.proposals()[:count]
             if not chosen:
                 return
@@ -215,7 +219,7 @@ class _Search:
             found = ledger.score(by_start(chosen), early=True)
             for child in found:
                 self.frontier.push(Entry(child, 0 if child.feasible else -child.weight))
-            most = max(len(proposal.state) for proposal in chosen)
+            most = max(proposal.weight for proposal in chosen)
             ledger.commit("proposals", before, most - before.weight, found)
             better = ledger.best.weight > before.weight or self._largest_metric() > metric
             dry = 0 if better else dry + 1
@@ -224,7 +228,7 @@ class _Search:
                 dry = 0
 
     def _largest_metric(self) -> float:
-        """Return the largest metric of states with at least as many heads removed as the best."""
+        """Return the largest metric of states that save at least as much as the best."""
         least = self.ledger.best.weight
         nodes = (node for node in self.ledger.known.values() if node.whole)
         return max(node.score.metric for node in nodes if node.weight >= least)
@@ -300,18 +304,20 @@ class _Search:
         entries, horizon = list[Entry](), self.settings.horizon
         for child in found:
             if child.whole:
-                most = min(horizon, self.problem.shape.total - child.weight)
+                most = self.problem.weight.most(len(child.heads) + horizon) - child.weight
 
                 def promised(child: Node = child) -> int:
+                    rests = [rest_of(path, child, horizon) for path in paths]
                     ladders = [
-                        self._ladder(node.heads, rest_of(path, child, horizon)) for path in paths
+                        (self._ladder(node.heads, rest), self.problem.gains(child.heads, rest))
+                        for rest in rests
                     ]
-                    reach = furthest(ladders, child.outputs, self.threshold, self.problem.objective)
-                    return promise(child, [reach], horizon)
+                    gain = furthest(ladders, child.outputs, self.threshold, self.problem.objective)
+                    return promise(gain, child)
 
                 entries.append(Entry(child, most, promised))
             else:
-                entries.append(Entry(child, promise(child, [], horizon)))
+                entries.append(Entry(child, promise(None, child)))
         return entries
 
     def _ladder_of(self, heads: HeadSet, path: tuple[int, ...]) -> Ladder:

@@ -25,7 +25,7 @@ SLOPES = 6
 # correlations are: for those alone it does not follow from the outputs' deviations.
 JUDGED_ROWS = 16
 LEAST_OFF = 1e-4
-# Starts are at most so many heads below the best state.
+# Starts save at most so many heads' worth less than the best state.
 BELOW = 6
 
 
@@ -38,25 +38,25 @@ class Learner:
     def proposals(self) -> list[Proposal]:
         """Return states that are worth scoring, the most promising first."""
         ledger = self._ledger
-        nodes = [node for node in ledger.known.values() if node.whole and node.weight]
+        nodes = [node for node in ledger.known.values() if node.whole and node.heads.bits]
         whole = [node for node in nodes if np.isfinite(node.outputs).all()]
         if not whole or not ledger.slopes:
             return []
         rows = self._nearest(whole, MEASURED_ROWS)
         forecast = Forecast(ledger.problem.objective, ledger.baseline, rows)
         surrogate = Surrogate(self._weights(forecast), self._evidence(forecast, rows))
-        threshold, off, total = ledger.threshold.value, 0.0, ledger.problem.shape.total
+        threshold, off = ledger.threshold.value, 0.0
         if ledger.problem.objective.metric in REGRESSION:
             errors = _errors(surrogate, forecast, rows)
             threshold -= float(errors.mean())
             off = max(LEAST_OFF, float(errors.std()))
-        proposer = Proposer(surrogate, forecast, threshold, total, off)
-        starts, best = self._starts(whole), ledger.best.weight
+        proposer = Proposer(surrogate, forecast, ledger.problem, threshold, off)
+        starts = self._starts(whole)
 
         def largest(weight: int) -> float:
             return max(node.score.metric for node in whole if node.weight >= weight)
 
-        return proposer.propose(starts, best, ledger.known, largest)
+        return proposer.propose(starts, ledger.best, ledger.known, largest)
 
     def _nearest(self, nodes: Iterable[Node], count: int) -> list[Node]:
         """Return the nodes that differ least from the best state, nearest first."""
@@ -98,13 +98,13 @@ class Learner:
         return Evidence(np.array(removed), np.array(changes), np.array(measured))
 
     def _starts(self, whole: Sequence[Node]) -> list[HeadSet]:
-        best = self._ledger.best
-        near = [n for n in whole if n.weight >= best.weight - BELOW]
+        best, step = self._ledger.best, self._ledger.problem.weight.step
+        near = [n for n in whole if n.weight >= best.weight - BELOW * step]
         feasible = sorted((n for n in near if n.feasible), key=lambda n: n.rank)
         by_loss = sorted(near, key=lambda n: (n.score.loss, n.rank))
         above = [n for n in near if n.weight > best.weight]
         above.sort(key=lambda n: (-n.score.metric, n.rank))
-        by_metric = [n for n in near if n.weight >= best.weight - 1]
+        by_metric = [n for n in near if n.weight >= best.weight - step]
         by_metric.sort(key=lambda n: (-n.score.metric, n.rank))
         chosen = [best, *feasible[:2], *by_loss[:2], *by_metric[:2], *above[:2]]
         return list(dict.fromkeys(node.heads for node in chosen))

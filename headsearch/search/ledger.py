@@ -40,7 +40,7 @@ class Ledger:
         should_stop: asked before each step; a text ends the search and says why.
         baseline: the full model.
         threshold: the least metric that is allowed.
-        best: the feasible state with most heads removed (ties: lower loss, smaller bitset).
+        best: the feasible state that saves most (ties: lower loss, smaller bitset).
         known: all scored states.
         bounds: what they say about how much can be removed.
         memo_hits: times that a wanted score was known already.
@@ -71,7 +71,7 @@ class Ledger:
         score = self.problem.objective.score(outputs)
         self.threshold = self.problem.objective.threshold(score, self.problem.max_drop)
         self.bounds = Bounds(self.problem.shape)
-        self.baseline = self.best = self.known[root] = Node(root, outputs, score, True)
+        self.baseline = self.best = self.known[root] = Node(root, 0, outputs, score, True)
         self.bounds.observe(self.baseline)
         self._rows = len(outputs)
         self.commit("baseline", self.baseline, 0, [self.baseline])
@@ -212,7 +212,9 @@ class Ledger:
         whole = len(outputs) == len(self.problem.objective.labels)
         score = self._score_of(outputs) if score is None else score
         earlier = self.known.get(state)
-        node = Node(state, outputs, score, whole and self.threshold.feasible(score), whole)
+        weight = self.problem.weight.of(self.problem.shape, state)
+        feasible = whole and self.threshold.feasible(score)
+        node = Node(state, weight, outputs, score, feasible, whole)
         self.known[state] = node
         self.bounds.observe(node)
         self._rows += len(outputs) - (0 if earlier is None else len(earlier.outputs))

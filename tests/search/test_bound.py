@@ -30,7 +30,7 @@ def truths(seed: int, monotone: bool) -> dict[HeadSet, bool]:
 
 
 def scored(heads: HeadSet, feasible: bool) -> Node:
-    return Node(heads, np.zeros((1, 2), np.float32), Score(0.5, 1.0, 1), feasible)
+    return Node(heads, len(heads), np.zeros((1, 2), np.float32), Score(0.5, 1.0, 1), feasible)
 
 
 def watched(feasible: dict[HeadSet, bool], count: int, seed: int) -> tuple[Bounds, list[HeadSet]]:
