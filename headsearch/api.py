@@ -21,8 +21,10 @@ from headsearch.report.console import Progress
 from headsearch.report.summary import result_lines
 from headsearch.run import engines
 from headsearch.run.config import RunConfig
+from headsearch.run.points import within
 from headsearch.run.prepare import about_certify_data, make_task
 from headsearch.run.session import run_search
+from headsearch.run.weighing import weigh
 from headsearch.task.data import Examples, examples_from_rows
 
 __all__ = ["OperatingPoint", "SearchResult", "load_pruned", "prune", "save_pruned", "search"]
@@ -35,12 +37,14 @@ class OperatingPoint:
     Attributes:
         removed: (layer, head) pairs.
         heads_removed: how many they are.
+        saved: what removing them saves, in the unit of the search's weight.
         metric, loss: on the search split.
         correct: right answers, for accuracy.
     """
 
     removed: tuple[tuple[int, int], ...]
     heads_removed: int
+    saved: int
     metric: float
     loss: float | None
     correct: int | None = None
@@ -69,6 +73,16 @@ class SearchResult:
     mask: dict[str, Any]
     details: dict[str, Any]
     certified_mask: dict[str, Any] | None = None
+
+    def within(self, max_drop: float) -> OperatingPoint:
+        """Return the operating point that saves most within another budget than the search's.
+
+        It is the best that the search came across: one by that budget may find a better one.
+
+        Raises:
+            InputError: `max_drop` is out of range.
+        """
+        return OperatingPoint.from_json(within(self.details, max_drop))
 
     def __str__(self) -> str:
         return "\n".join(result_lines(self.details, self.mask))
@@ -101,7 +115,8 @@ def search(
         memo: a file that keeps all scores for later searches; None keeps them in memory only.
         progress: show progress on stderr.
         **options: any other option of `headsearch run` by its Python name: `metric`,
-            `max_examples`, `engine` ("inline" here unless said otherwise), `workers`, `shards`,
+            `weight` ("heads", "parameters" or "latency": what is to be saved), `max_examples`,
+            `engine` ("inline" here unless said otherwise), `workers`, `shards`,
             `threads_per_worker`, `max_evaluations`, `time_limit` (seconds), …
 
     Raises:
@@ -143,6 +158,7 @@ def search(
             certify = examples_of(certify_dataset, None)
     task = make_task(model, tokenizer, examples, config, certify)
     choice = engines.choose(config, task)
+    saves = weigh(task, config)
     workers = engines.start(choice, config, task)
     try:
         store: MemoStore = MemoryStore()
@@ -150,7 +166,7 @@ def search(
             store = engines.open_memo(workers, Path(memo), task.fingerprint)
         try:
             with Progress(Console(stderr=True), quiet=not progress) as watcher:
-                outcome = run_search(task, config, workers, store, watcher=watcher)
+                outcome = run_search(task, config, workers, store, saves=saves, watcher=watcher)
         finally:
             store.close()
     finally:

@@ -15,8 +15,11 @@ def result_lines(result: dict[str, Any], mask: dict[str, Any]) -> list[str]:
     share = best["heads_removed"] / result["heads"] if result["heads"] else 0.0
     bound = result["certificate"]["bound"]
     verified = result["certificate"]["verified"]
+    # Results of earlier versions have no weight: theirs was the number of heads.
+    weight = result.get("weight", {"kind": "heads", "optimal": bound["optimal"]})
     lines = [
         f"Removed {best['heads_removed']} of {result['heads']} heads ({share:.0%}).",
+        *_saved_lines(weight),
         f"{name} on the {result['examples']} search examples: {_score(base)} before, "
         f"{_score(best)} after (at least {result['threshold']:.4f} was asked).",
         "Verified by the plain transformers forward in float32: exact for the search examples."
@@ -26,13 +29,24 @@ def result_lines(result: dict[str, Any], mask: dict[str, Any]) -> list[str]:
         f"{result['expansions']} expansions, {result['wall_seconds']:.0f} s; "
         f"stopped: {result['stopped']}.",
         "This is the most that any set of heads allows: all were scored."
-        if bound["optimal"]
+        if weight["optimal"]
         else "No claim that more is impossible: the search did not score every set of heads.",
         *_assumed_lines(bound),
         "",
         head_picture(*HeadMap.from_mask(mask)),
     ]
     return lines + _population_lines(result, HeadMap.from_mask(mask)[0])
+
+
+def _saved_lines(weight: dict[str, Any]) -> list[str]:
+    """Say what was to be saved, where that is not the number of heads."""
+    if weight["kind"] == "heads":
+        return []
+    of = "of their parameters" if weight["kind"] == "parameters" else "of attention's time"
+    return [
+        f"That saves {weight['saved']:,} of {weight['total']:,} {weight['unit']} "
+        f"({weight['saved'] / weight['total']:.0%} {of})."
+    ]
 
 
 def _population_lines(result: dict[str, Any], shape: HeadMap) -> list[str]:
@@ -84,10 +98,11 @@ def status_lines(progress: dict[str, Any]) -> list[str]:
     # Runs of earlier versions have none.
     bound = bound_text(progress["bound"]) if "bound" in progress else f"{progress['heads']}"
     shown = "-" if best[1] is None else f"{best[1]:.4f}"
+    saved = "".join(f", {n:,} {unit} saved" for unit, n in progress.get("saved", {}).items())
     return [
         f"{progress['state']}: {progress['heads']} heads, step {progress['step']} "
         f"({progress['kind']})",
-        f"best so far: {best[0]} heads removed, metric {shown}",
+        f"best so far: {best[0]} heads removed{saved}, metric {shown}",
         f"bound: {bound}",
         f"{progress['evaluations']} evaluations, of them {progress['computed']:g} computed by this "
         f"process in {progress['seconds']:.0f} s ({progress['rate']:.2f}/s), "

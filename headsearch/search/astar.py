@@ -33,7 +33,7 @@ from typing import Any
 import numpy as np
 
 from headsearch.heads import HeadSet
-from headsearch.search.bound import Bound
+from headsearch.search.bound import THOROUGH, Bound
 from headsearch.search.climb import Climb
 from headsearch.search.frontier import Entry, Frontier
 from headsearch.search.guides import (
@@ -54,6 +54,7 @@ from headsearch.search.problem import OUTPUTS, Ask, Node, Oracle, Problem
 from headsearch.search.promise import promise, rest_of
 from headsearch.search.proposals import by_start
 from headsearch.search.rollouts import Rollout, roll_out
+from headsearch.search.sharpen import Sharpener
 from headsearch.task.metric import Threshold
 
 # How many of the states that may be expanded next are looked at ahead.
@@ -74,6 +75,8 @@ class Settings:
         patience: stop after so many expansions in a row without a better incumbent; None: never,
             so that without other budgets every state is scored. That f falls below the incumbent
             is no reason to stop: h is an estimate, and the next expansion corrects it.
+        bound_evaluations: how much may be spent, after the search has come to its end, on lowering
+            the bound under its assumption; see `sharpen`.
         max_evaluations, max_expansions: budgets over what is committed; None: no limit.
     """
 
@@ -84,6 +87,7 @@ class Settings:
     horizon: int = 12
     proposals: int = 8
     patience: int | None = 4
+    bound_evaluations: int = 0
     max_evaluations: int | None = None
     max_expansions: int | None = None
 
@@ -150,6 +154,7 @@ class _Search:
         self.problem, self.threshold = ledger.problem, ledger.threshold
         self.frontier = Frontier()
         self.learner = Learner(ledger)
+        self.sharpener = Sharpener(ledger, settings.bound_evaluations)
         self.expansions = 0
         self.expanded: View | None = None  # of the last expansion
         # Most children have the same path ahead of them.
@@ -159,15 +164,16 @@ class _Search:
         ledger, settings = self.ledger, self.settings
         try:
             reach = roll_out(
-                settings.rollouts, ledger, self.frontier, settings.horizon, self._next_singles
+                settings.rollouts, ledger, self.frontier, settings.horizon, self._likely
             )
             self.frontier.push(Entry(ledger.baseline, reach))
             self._propose()
             stopped = self._expand_all()
+            self.sharpener.run()
         except Stop as stop:
             stopped = str(stop)
         nodes = ledger.known.values()
-        limits = ledger.bounds.now()
+        limits = ledger.bounds.now(THOROUGH if settings.bound_evaluations else 0)
         return Result(
             baseline=ledger.baseline,
             threshold=ledger.threshold,
@@ -241,7 +247,7 @@ class _Search:
             (node,) = completed
         heads = [j for j in range(self.problem.shape.total) if j not in node.heads]
         singles = tuple(node.heads.add(j) for j in heads)
-        found = self.ledger.score([(node.heads, singles)], ahead=self._next_singles)
+        found = self.ledger.score([(node.heads, singles)], ahead=self._likely)
         if heads:
             effects = np.stack(
                 [self.ledger.known[single].outputs - node.outputs for single in singles]
@@ -266,7 +272,7 @@ class _Search:
             following = asked(lambda climb: climb.likely(self._feasible(climb)))
             if following:
                 yield self.ledger.early(node.heads, following)
-            yield from self._next_singles(self._entries(found, node, paths))
+            yield from self._likely(self._entries(found, node, paths))
 
         while states := asked(lambda climb: climb.wanted(self._feasible(climb))):
             found += self.ledger.score([(node.heads, states)], early=True, ahead=ahead)
@@ -279,7 +285,12 @@ class _Search:
 
         return known
 
-    def _next_singles(self, found: Iterable[Entry] = ()) -> Iterable[Ask]:
+    def _likely(self, found: Iterable[Entry] = ()) -> Iterable[Ask]:
+        """What is likely to be asked next, for workers that would idle."""
+        yield from self._next_singles(found)
+        yield from self.sharpener.ahead()
+
+    def _next_singles(self, found: Iterable[Entry]) -> Iterable[Ask]:
         """What is asked first if the states that now look best are expanded next."""
         limit = self.settings.max_expansions
         if limit is not None and self.expansions + 1 >= limit:

@@ -14,6 +14,7 @@ from headsearch.heads import HeadSet
 from headsearch.search.bound import Bounds
 from headsearch.search.guides import View
 from headsearch.search.problem import GRADIENTS, OUTPUTS, Ask, Node, Oracle, Order, Problem
+from headsearch.search.weight import HEADS
 from headsearch.task.metric import Score
 
 # A state may be given up after so many times the examples that it would have to get wrong. More
@@ -200,12 +201,22 @@ class Ledger:
                     ]
                     for n in found
                 ],
-                "best": [self.best.weight, self.best.score.metric, finite(self.best.score.loss)],
+                "best": [
+                    len(self.best.heads),
+                    self.best.score.metric,
+                    finite(self.best.score.loss),
+                ],
+                **self._saved(),
                 "bound": self.bounds.now().to_step(),
                 "evaluations": self.evaluations,
             }
         )
         self._steps += 1
+
+    def _saved(self) -> dict[str, dict[str, int]]:
+        """Return what the best state saves, where that is not the number of its heads."""
+        weight = self.problem.weight
+        return {} if weight.kind == HEADS else {"saved": {weight.unit: self.best.weight}}
 
     def _take(self, state: HeadSet, outputs: np.ndarray, score: Score | None) -> Node:
         """Make what the oracle answered known."""

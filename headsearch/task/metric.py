@@ -46,6 +46,21 @@ class Threshold:
         return score.metric >= self.value
 
 
+def least_allowed(baseline: Score, max_drop: float, examples: int) -> Threshold:
+    """Return the least metric that a budget allows; exact, in whole examples, for accuracy.
+
+    Raises:
+        InputError: `max_drop` is out of range.
+    """
+    if not 0 <= max_drop < 1:
+        raise InputError(f"`max_drop` must be in [0, 1) but got {max_drop}")
+    if baseline.correct is None:
+        return Threshold(baseline.metric - max_drop)
+    # The decimal that the user wrote, not the binary fraction next to it.
+    correct = baseline.correct - math.floor(Fraction(str(max_drop)) * examples)
+    return Threshold(correct / examples, correct)
+
+
 @dataclass(frozen=True)
 class Objective:
     """A metric and a loss over fixed labels.
@@ -198,19 +213,8 @@ class Objective:
         return np.where(before, 0.0, -1e-300)
 
     def threshold(self, baseline: Score, max_drop: float) -> Threshold:
-        """Return the least metric that is allowed; exact, in whole examples, for accuracy.
-
-        Raises:
-            InputError: `max_drop` is out of range.
-        """
-        if not 0 <= max_drop < 1:
-            raise InputError(f"`max_drop` must be in [0, 1) but got {max_drop}")
-        if baseline.correct is None:
-            return Threshold(baseline.metric - max_drop)
-        # The decimal that the user wrote, not the binary fraction next to it.
-        allowed = math.floor(Fraction(str(max_drop)) * len(self.labels))
-        correct = baseline.correct - allowed
-        return Threshold(correct / len(self.labels), correct)
+        """Return the least metric that is allowed; see `least_allowed`."""
+        return least_allowed(baseline, max_drop, len(self.labels))
 
     def _predicted(self, outputs: np.ndarray) -> np.ndarray:
         """Return class ids, (…, examples); of a broken example one that is not the right one."""
