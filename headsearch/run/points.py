@@ -21,7 +21,9 @@ def within(result: Mapping[str, Any], max_drop: float) -> dict[str, Any]:
     Raises:
         InputError: `max_drop` is out of range.
     """
-    threshold = least_allowed(_score(result["baseline"]), max_drop, result["examples"])
+    threshold = least_allowed(
+        result["metric"], _score(result["baseline"]), max_drop, result["examples"]
+    )
     points = result["operating_points"]  # most saved first
     return next(dict(point) for point in points if threshold.feasible(_score(point)))
 

@@ -12,7 +12,7 @@ from headsearch.search.ledger import Ledger
 from headsearch.search.problem import Node
 from headsearch.search.proposals import Proposal, Proposer
 from headsearch.search.surrogate import Evidence, Surrogate, indicators
-from headsearch.task.metric import REGRESSION
+from headsearch.task.metric import CLASSIFICATION
 
 # Most measured rows, and most that gradients extrapolate, in one fit: it is cubic in them.
 MEASURED_ROWS = 600
@@ -21,8 +21,8 @@ EXTRAPOLATED_ROWS = 432
 GIVEN_UP_ROWS = 200
 # Measured states whose gradients are used.
 SLOPES = 6
-# By so many rows, those nearest to the best state, it is judged how far off forecasts of
-# correlations are: for those alone it does not follow from the outputs' deviations.
+# By so many rows, those nearest to the best state, it is judged how far off forecasts are of
+# correlations and perplexity: for those it does not follow from the outputs' deviations.
 JUDGED_ROWS = 16
 LEAST_OFF = 1e-4
 # Starts save at most so many heads' worth less than the best state.
@@ -46,7 +46,7 @@ class Learner:
         forecast = Forecast(ledger.problem.objective, ledger.baseline, rows)
         surrogate = Surrogate(self._weights(forecast), self._evidence(forecast, rows))
         threshold, off = ledger.threshold.value, 0.0
-        if ledger.problem.objective.metric in REGRESSION:
+        if ledger.problem.objective.metric not in CLASSIFICATION:
             errors = _errors(surrogate, forecast, rows)
             threshold -= float(errors.mean())
             off = max(LEAST_OFF, float(errors.std()))
