@@ -52,7 +52,7 @@ def test_tags_of_a_data_set_are_followed_by_name() -> None:
     ("row", "rule"),
     [
         ({"text": ["a", "b"], "label": ["O"]}, "row 3 has 1 labels for 2 words"),
-        ({"text": ["a"], "label": ["ORG"]}, "but row 7 is 'ORG'"),
+        ({"text": ["a"], "label": ["ORG"]}, "but row 3 is 'ORG'"),
         ({"text": "a b", "label": ["O"]}, "'text' must hold lists of words"),
         ({"text": [], "label": []}, "must hold words but row 3 has none"),
         ({"text": ["a"], "label": "O"}, "must hold a label for each word but row 3 is 'O'"),
@@ -138,8 +138,9 @@ def test_its_budget_is_relative() -> None:
     assert threshold == least_allowed("perplexity", base, 0.1, 3)
     assert threshold.value == pytest.approx(1.1 * base.metric)
     above = math.log(1.1) * 20  # so much more surprise in all, and it is exactly ten per cent more
-    assert threshold.feasible(objective.score(SURPRISES + [[above - 1e-6], [0], [0]]))
-    assert not threshold.feasible(objective.score(SURPRISES + [[above + 1e-6], [0], [0]]))
+    for more, feasible in ((above - 1e-6, True), (above + 1e-6, False)):
+        raised = SURPRISES + np.array([[more], [0.0], [0.0]])
+        assert threshold.feasible(objective.score(raised)) == feasible
     with pytest.raises(InputError, match="`max_drop` must be in"):
         objective.threshold(base, 1.0)
 
