@@ -34,6 +34,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
 
 def options(assets: Assets, run: Path, weight: str) -> list[object]:
     given: list[object] = ["run", assets.model, "--data", assets.data, "--weight", weight]
+    given += ["--engine", "inline"]
     return [*given, "--max-drop", "0.1", "--max-evaluations", "60", "--quiet", "--out", run]
 
 
