@@ -1,4 +1,4 @@
-"""The Python calls: `search`, `prune`, `save_pruned`, `load_pruned`."""
+"""The Python calls: `search`, `prune`, `save_pruned`, `load_pruned`, `register_family`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from headsearch.heads import HeadSet
 from headsearch.memo.memory import MemoryStore
 from headsearch.memo.store import MemoStore
 from headsearch.model.checkpoint import load_pruned, save_pruned
-from headsearch.model.families import head_map
+from headsearch.model.families import head_map, register_family, require_classifier
 from headsearch.model.narrow import narrowed
 from headsearch.report.console import Progress
 from headsearch.report.summary import result_lines
@@ -27,7 +27,15 @@ from headsearch.run.session import run_search
 from headsearch.run.weighing import weigh
 from headsearch.task.data import Examples, examples_from_rows
 
-__all__ = ["OperatingPoint", "SearchResult", "load_pruned", "prune", "save_pruned", "search"]
+__all__ = [
+    "OperatingPoint",
+    "SearchResult",
+    "load_pruned",
+    "prune",
+    "register_family",
+    "save_pruned",
+    "search",
+]
 
 
 @dataclass(frozen=True)
@@ -138,7 +146,7 @@ def search(
         }
     )
     whole: Any = model
-    head_map(model)  # an unknown family is said before data are read
+    require_classifier(model)  # what is wrong with it is said before data are read
 
     def examples_of(rows: Any, max_examples: int | None) -> Examples:
         return examples_from_rows(
@@ -194,6 +202,7 @@ def prune(
     Raises:
         InputError: a head is named that the model does not have, or the mask is of another shape.
         UnknownFamilyError: the model's family is not known.
+        ModelError: models of its family can't be narrowed.
     """
     shape = head_map(model)
     if isinstance(removed, HeadSet):

@@ -24,6 +24,7 @@ ALLOWED: dict[str, set[str]] = {
     "model": {"task"},
     "memo": set(),
     "scoring": {"model", "task"},
+    "testing": {"scoring", "model", "task"},
     "search": {"task"},
     "engine": {"scoring", "memo", "model", "task", "search"},
     "report": {"search", "task"},
@@ -36,12 +37,12 @@ ALLOWED: dict[str, set[str]] = {
 }
 # Libraries and the parts that may import them.
 LIBRARIES: dict[str, set[str]] = {
-    "torch": {"model", "scoring", "engine", "run", "api", "demo"},
-    "transformers": {"model", "demo"},
+    "torch": {"model", "scoring", "testing", "engine", "run", "api", "demo"},
+    "transformers": {"model", "testing", "demo"},
     "ray": {"engine"},
     "datasets": {"task"},
     "sqlite3": {"memo"},
-    "numpy": {"task", "model", "scoring", "search", "engine", "run", "demo"},
+    "numpy": {"task", "model", "scoring", "testing", "search", "engine", "run", "demo"},
     "click": {"cli"},
     "rich": {"report", "cli", "api", "demo"},
 }

@@ -114,6 +114,7 @@ class RayWorkers:
                     "module": bundle.module,
                     "name": bundle.name,
                     "config": bundle.config,
+                    "family": bundle.family,
                     "arrays": bundle.arrays,
                 }
             )

@@ -7,14 +7,15 @@ import torch
 
 from headsearch.errors import EngineError
 from headsearch.model.bundle import ModelBundle, rebuild
-from headsearch.scoring.evaluator import Evaluator
+from headsearch.scoring.base import Scorer
 from headsearch.scoring.item import WorkItem
+from headsearch.scoring.stock import evaluator_for
 from headsearch.task.batches import BatchedData, Span
 
 
 def make_evaluator(
     bundle: ModelBundle, data: BatchedData, *, dtype: str, gpus: float, cache_bytes: int
-) -> Evaluator:
+) -> Scorer:
     """Make a worker's evaluator; the arguments are those of a `Plan`.
 
     Raises:
@@ -22,7 +23,7 @@ def make_evaluator(
     """
     device = "cuda" if gpus else "cpu"
     try:
-        return Evaluator(
+        return evaluator_for(
             rebuild(bundle),
             data.batches,
             dtype=dtype,
@@ -40,7 +41,7 @@ def make_evaluator(
 
 
 def run_job(
-    evaluator: Evaluator, item: WorkItem, where: Span | np.ndarray, speculative: bool
+    evaluator: Scorer, item: WorkItem, where: Span | np.ndarray, speculative: bool
 ) -> np.ndarray:
     """Compute a job; if memory runs out, once more with an empty and smaller parent cache.
 

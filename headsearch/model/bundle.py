@@ -18,7 +18,7 @@ from transformers import initialization
 from headsearch.errors import ModelError
 from headsearch.heads import HeadMap
 from headsearch.model.checkpoint import load_weights
-from headsearch.model.families import family_of
+from headsearch.model.families import FAMILIES, family_of
 from headsearch.model.narrow import RECORD, narrow_in_place
 
 
@@ -30,12 +30,14 @@ class ModelBundle:
         module, name: where its class is imported from.
         config: its configuration as JSON.
         arrays: its weights and buffers by name, float32.
+        family: the module that makes its family known, where it does not come with headsearch.
     """
 
     module: str
     name: str
     config: str
     arrays: dict[str, np.ndarray]
+    family: str | None = None
 
     def fingerprint(self) -> str:
         """Return SHA-256 (hex) over family, configuration and all weights."""
@@ -51,9 +53,9 @@ def bundle(model: nn.Module) -> ModelBundle:
     """Take a model of a known family apart; float32 weights share its memory.
 
     Raises:
-        UnknownFamilyError, ModelError: it is of no known family or has no classification head.
+        UnknownFamilyError: it is of no known family.
     """
-    family_of(model)
+    family = family_of(model)
     settings: Any = model.config
     config = settings.to_dict()
     config.pop("_name_or_path", None)  # where it came from does not change what it computes
@@ -66,6 +68,7 @@ def bundle(model: nn.Module) -> ModelBundle:
         name=type(model).__qualname__,
         config=json.dumps(config, sort_keys=True),
         arrays=arrays,
+        family=None if family in FAMILIES else type(family).__module__,
     )
 
 
@@ -73,9 +76,11 @@ def rebuild(parts: ModelBundle) -> nn.Module:
     """Make the model again; its weights share the bundle's memory and must not be written to.
 
     Raises:
-        ModelError: its class can't be imported or does not fit the weights.
+        ModelError: its class or its family can't be imported, or does not fit the weights.
     """
     try:
+        if parts.family is not None:
+            importlib.import_module(parts.family)
         kind = getattr(importlib.import_module(parts.module), parts.name)
         config = kind.config_class.from_dict(json.loads(parts.config))
     except (ImportError, AttributeError) as error:

@@ -12,14 +12,20 @@ from typing import Any
 
 import safetensors.torch
 import torch
+import transformers
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+)
 from transformers.utils import logging as transformers_logging
 
 from headsearch.errors import ModelError, StorageError
 from headsearch.heads import HeadMap
-from headsearch.model.families import family_of, head_map
+from headsearch.model.families import head_map, require_classifier
 from headsearch.model.narrow import RECORD, narrow_in_place
 
 WEIGHTS = "model.safetensors"
@@ -48,13 +54,13 @@ def load_model(name: str) -> tuple[nn.Module, Any]:
             tokenizer = AutoTokenizer.from_pretrained(name)
         except (OSError, ValueError, KeyError, SafetensorError, ImportError) as error:
             raise ModelError(f"could not load the model {name!r}: {first_line(error)}") from None
-    family_of(model)
+    require_classifier(model)
     return model.eval(), tokenizer
 
 
-def _load_stock(name: str) -> nn.Module:
+def _load_stock(name: str, kind: Any = AutoModelForSequenceClassification) -> nn.Module:
     model: nn.Module
-    model, report = AutoModelForSequenceClassification.from_pretrained(
+    model, report = kind.from_pretrained(
         name, dtype=torch.float32, use_safetensors=True, output_loading_info=True
     )
     missing = sorted(report["missing_keys"])
@@ -89,7 +95,8 @@ def save_pruned(model: nn.Module, folder: str | Path, tokenizer: Any = None) -> 
         raise StorageError(f"could not write {target}: {first_line(error)}") from None
     try:
         with quiet_transformers():
-            whole.save_pretrained(staged)
+            # By the names that the model's own modules have, which `load_pruned` needs.
+            whole.save_pretrained(staged, save_original_format=False)
             if tokenizer is not None:
                 tokenizer.save_pretrained(staged)
         staged.chmod(0o755)  # mkdtemp keeps everybody else out
@@ -112,7 +119,7 @@ def load_pruned(folder: str | Path) -> nn.Module:
             config = AutoConfig.from_pretrained(place)
             record = getattr(config, RECORD, None)
             if record is None:
-                return _load_stock(str(place)).eval()
+                return _load_stock(str(place), _class_of(config)).eval()
             tensors = safetensors.torch.load_file(place / WEIGHTS)
             return build(config, record, tensors).eval()
         except (OSError, ValueError, KeyError, SafetensorError, RuntimeError) as error:
@@ -125,7 +132,7 @@ def build(config: Any, record: Any, tensors: dict[str, torch.Tensor]) -> nn.Modu
     """Make the narrow model that a config, its record of removed heads and weights describe."""
     if hasattr(config, RECORD):
         delattr(config, RECORD)  # the model is built whole and narrowed, which writes it again
-    model: nn.Module = AutoModelForSequenceClassification.from_config(config)
+    model: nn.Module = _class_of(config)(config)
     shape, removed = HeadMap.from_mask(record)
     if shape != head_map(model):
         raise ModelError(
@@ -137,12 +144,26 @@ def build(config: Any, record: Any, tensors: dict[str, torch.Tensor]) -> nn.Modu
     return model
 
 
+def _class_of(config: Any) -> Any:
+    """Return the class of transformers that a model was saved from, by its config."""
+    name = (config.architectures or [None])[0]
+    kind = getattr(transformers, name or "", None)
+    if not isinstance(kind, type) or not issubclass(kind, PreTrainedModel):
+        raise ModelError(f"a model's class must be one of transformers' own but got {name}")
+    return kind
+
+
 def load_weights(model: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
     """Put weights into a model, sharing their memory; all must be there, and fit."""
+    whole: Any = model
     result = model.load_state_dict(tensors, strict=False, assign=True)
-    if result.missing_keys or result.unexpected_keys:
-        wrong = ", ".join(sorted({*result.missing_keys, *result.unexpected_keys}))
+    tied = set(whole.all_tied_weights_keys)  # a file holds shared weights once
+    missing = set(result.missing_keys)
+    if missing - tied or result.unexpected_keys:
+        wrong = ", ".join(sorted((missing - tied) | set(result.unexpected_keys)))
         raise ModelError(f"weights and model disagree on {wrong}")
+    if missing:
+        whole.tie_weights()
 
 
 @contextmanager

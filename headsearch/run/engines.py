@@ -16,7 +16,7 @@ from headsearch.memo.store import MemoStore
 from headsearch.model.bundle import rebuild
 from headsearch.run.config import RunConfig
 from headsearch.run.prepare import Task
-from headsearch.scoring.evaluator import Evaluator
+from headsearch.scoring.stock import evaluator_for
 from headsearch.task.shards import lay_out
 
 # Scores of one expansion that a worker should get at least: more workers than that are no use.
@@ -140,7 +140,7 @@ def _cpu_workers(config: RunConfig, task: Task, cpus: int) -> int:
 
 def _independent(task: Task, dtype: str) -> bool:
     """Whether an example's outputs on a CPU do not depend on those beside it, to the last bit."""
-    return Evaluator(rebuild(task.bundle), task.data.batches, dtype=dtype).independent
+    return evaluator_for(rebuild(task.bundle), task.data.batches, dtype=dtype).independent
 
 
 def _machine() -> tuple[int, int]:

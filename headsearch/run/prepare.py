@@ -18,7 +18,7 @@ from headsearch.errors import DataError
 from headsearch.heads import HeadMap
 from headsearch.model.bundle import ModelBundle, bundle
 from headsearch.model.checkpoint import load_model
-from headsearch.model.families import head_map, max_tokens
+from headsearch.model.families import head_map, max_tokens, require_classifier
 from headsearch.run.config import RunConfig
 from headsearch.task.batches import BatchedData, tokenise
 from headsearch.task.data import Examples, load_examples
@@ -112,7 +112,9 @@ def make_task(
 
     Raises:
         DataError: an example of the certify split is in the search split too.
+        ModelError: the model is no classifier, or can't be used as one.
     """
+    require_classifier(model)
     if config.certify_fraction is not None:
         examples, certify = hold_out(examples, config.certify_fraction, config.seed)
     elif certify is not None and (both := shared(examples, certify)):

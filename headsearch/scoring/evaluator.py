@@ -21,30 +21,32 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from headsearch.errors import EngineError
+from headsearch.errors import EngineError, ModelError
 from headsearch.heads import HeadMap, HeadSet
-from headsearch.model.families import family_of, head_map
+from headsearch.model.families import fast_family_of, head_map
+from headsearch.scoring.base import (
+    BACKWARD_BYTES,
+    DEFAULT_CACHE_BYTES,
+    DTYPES,
+    Scorer,
+    backward_bytes,
+    slopes,
+)
 from headsearch.scoring.cache import LayerState, ParentCache, Trace
-from headsearch.scoring.item import GRADIENTS, OUTPUTS, WorkItem
 from headsearch.scoring.layers import fuse
 from headsearch.scoring.packing import Packing
 from headsearch.scoring.products import has_onednn, pack
 from headsearch.task.batches import Batch, Span, gather
 
-DEFAULT_CACHE_BYTES = 512 << 20
-# Activations that one backward pass may hold.
-BACKWARD_BYTES = 256 << 20
 # Examples that it is tried out on whether they depend on each other.
 TRIED = 66
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class Part(NamedTuple):
@@ -61,16 +63,19 @@ class Part(NamedTuple):
     packing: Packing
 
 
-class Evaluator:
-    """Computes outputs and gradients on one device.
+class Evaluator(Scorer):
+    """The fast path: computes outputs and gradients layer by layer, see the module.
 
     Args:
-        model: a model of a known family, which becomes the evaluator's own: it is cast to `dtype`,
-            its parameters stop requiring gradients, and its linear layers may be replaced.
+        model: one that has the fast path, which becomes the evaluator's own: it is cast to
+            `dtype`, its parameters stop requiring gradients, and its linear layers may be replaced.
         batches: all batches of the task, in its order; a shard is a span of them.
         dtype: a name in `DTYPES`.
         device: where to compute.
         cache_bytes: limit of the parent cache.
+
+    Raises:
+        ModelError: the model has no fast path; `scoring.stock` scores it.
     """
 
     def __init__(
@@ -82,10 +87,13 @@ class Evaluator:
         device: str = "cpu",
         cache_bytes: int = DEFAULT_CACHE_BYTES,
     ) -> None:
+        family = fast_family_of(model)
+        if family is None:
+            raise ModelError(f"{type(model).__name__} models have no fast path")
+        self._family = family
         self._model = model.eval().requires_grad_(False).to(device, DTYPES[dtype])
         self._device = torch.device(device)
         self._batches = list(batches)
-        self._family = family_of(model)
         layers = self._family.layers(model)
         self._layers = [fuse(layer) for layer in layers]
         if has_onednn(self._device, DTYPES[dtype]):
@@ -93,19 +101,6 @@ class Evaluator:
         self.shape: HeadMap = head_map(model)
         self.cache = ParentCache(cache_bytes)
         self._packings: dict[int, Packing] = {}
-
-    def run(self, item: WorkItem, where: Span | np.ndarray) -> np.ndarray:
-        """Compute a work item; a leading axis runs over `item.states`.
-
-        Args:
-            item: what to compute.
-            where: on which batches; or, of outputs alone, on which examples, see `outputs`.
-        """
-        if item.kind == GRADIENTS and isinstance(where, Span):
-            return self.gradients(item.parent, where)[None]
-        if item.kind == OUTPUTS:
-            return self.outputs(item.parent, item.children, where)
-        raise ValueError(f"unknown kind of work: {item.kind!r}")
 
     @cached_property
     def independent(self) -> bool:
@@ -157,12 +152,7 @@ class Evaluator:
         return torch.cat(parts, dim=1).numpy()
 
     def gradients(self, state: HeadSet, span: Span) -> np.ndarray:
-        """Return d logits / d gates at a state, (examples, classes, heads) float32.
-
-        To first order, removing head j changes the logits by minus column j; removed heads get 0.
-        Neither loss nor prediction changes when all classes' logits move together, so the mean
-        over classes is taken out, and classes - 1 backward passes serve all heads.
-        """
+        """Return d logits / d gates at a state; see `Scorer.gradients`."""
         parts = []
         for batch in self._batches[span.first : span.stop]:
             step = self._rows_of_backward(batch)
@@ -342,12 +332,7 @@ class Evaluator:
 
     def _rows_of_backward(self, batch: Batch) -> int:
         """How many examples one backward pass may take within `BACKWARD_BYTES`."""
-        config: Any = self._model.config
-        hidden = config.hidden_size
-        inner = getattr(config, "intermediate_size", None) or 4 * hidden
-        # Kept for backward in each layer: about ten tensors of the hidden size, three of the
-        # feed-forward's (before, inside and after the activation).
-        per_token = self.shape.layers * (10 * hidden + 3 * inner) * 4
+        per_token = backward_bytes(self._model.config, self.shape.layers)
         return int(max(1, BACKWARD_BYTES // (per_token * batch.tokens)))
 
     def _gradients_of(self, state: HeadSet, batch: Batch, rows: slice) -> np.ndarray:
@@ -372,26 +357,9 @@ class Evaluator:
                 projected = fused.project(context * gate_of_row[:, :, None], heads)
                 hidden = fused.finish(projected, hidden)
             logits = self._family.classify(self._model, hidden[:, None])[: part.examples]
-            result = np.zeros((part.examples, logits.shape[1], self.shape.total), np.float32)
-            used = [(layer, gate) for layer, gate in enumerate(gates) if gate.shape[1]]
-            if not used:
-                return result
-            # Against class 0; for regression, the one output itself.
-            margins = logits[:, 1:] - logits[:, :1] if logits.shape[1] > 1 else logits
-            for row in range(margins.shape[1]):
-                columns = torch.autograd.grad(
-                    margins[:, row].sum(),
-                    [gate for _, gate in used],
-                    retain_graph=row + 1 < margins.shape[1],
-                )
-                for (layer, _), column in zip(used, columns, strict=True):
-                    start = self.shape.start(layer)
-                    places = [start + head for head in self.shape.kept(state, layer)]
-                    klass = logits.shape[1] - margins.shape[1] + row
-                    result[:, klass, places] = column.float().cpu().numpy()
-        if result.shape[1] > 1:
-            result -= result.mean(axis=1, keepdims=True)
-        return result
+            used = {layer: gate for layer, gate in enumerate(gates) if gate.shape[1]}
+            kept = [self.shape.kept(state, layer) for layer in range(self.shape.layers)]
+            return slopes(logits, used, self.shape, kept)
 
 
 def _by_head(heads: Sequence[int], context: Tensor) -> dict[int, Tensor]:

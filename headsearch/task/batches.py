@@ -36,8 +36,9 @@ class Batch:
     """Examples padded to the longest of them.
 
     Attributes:
-        arrays: `input_ids`, `attention_mask` and, for some models, `token_type_ids`, each
-            (examples, tokens) int64.
+        arrays: what the model's forward takes, by name: `input_ids`, `attention_mask` and, for
+            some models, `token_type_ids`, each (examples, tokens) int64; or `pixel_values`,
+            (examples, channels, height, width) float32.
     """
 
     arrays: Mapping[str, np.ndarray]
@@ -45,17 +46,21 @@ class Batch:
     @property
     def examples(self) -> int:
         """How many examples there are."""
-        return int(self.arrays["input_ids"].shape[0])
+        return len(next(iter(self.arrays.values())))
 
     @property
     def tokens(self) -> int:
-        """How many tokens each example is padded to."""
-        return int(self.arrays["input_ids"].shape[1])
+        """How many tokens each example is padded to; an image counts as one."""
+        ids = self.arrays.get("input_ids")
+        return 1 if ids is None else int(ids.shape[1])
 
     @property
     def lengths(self) -> np.ndarray:
         """How many tokens each example has; all padding comes after them. (examples,) int64."""
-        return np.asarray(self.arrays["attention_mask"].sum(axis=1))
+        mask = self.arrays.get("attention_mask")
+        if mask is None:
+            return np.full(self.examples, self.tokens, dtype=np.int64)
+        return np.asarray(mask.sum(axis=1))
 
 
 @dataclass(frozen=True)
@@ -90,7 +95,7 @@ class BatchedData:
     @property
     def padding_waste(self) -> float:
         """Share of positions that are padding."""
-        real = sum(int(batch.arrays["attention_mask"].sum()) for batch in self.batches)
+        real = sum(int(batch.lengths.sum()) for batch in self.batches)
         return 1.0 - real / sum(batch.examples * batch.tokens for batch in self.batches)
 
     def fingerprint(self) -> str:

@@ -148,6 +148,6 @@ def test_a_model_that_does_not_fit_is_one_clear_error(monkeypatch: pytest.Monkey
     def full(*_: Any, **__: Any) -> None:
         raise RuntimeError("CUDA out of memory. Tried to allocate 1.30 GiB")
 
-    monkeypatch.setattr(worker, "Evaluator", full)
+    monkeypatch.setattr(worker, "evaluator_for", full)
     with pytest.raises(EngineError, match=r"^the model \(0\.0 GiB\) does not fit the memory of"):
         make_evaluator(BUNDLE, DATA, dtype="float32", gpus=0, cache_bytes=0)

@@ -1,4 +1,4 @@
-"""BERT, and RoBERTa and ELECTRA, which share its layers."""
+"""BERT, and RoBERTa and ELECTRA, which share its layers; XLM-R and CamemBERT are RoBERTa's."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from headsearch.model.families.base import AttentionLayer, FeedForward
+from headsearch.model.families.base import NO_LIMITS, AttentionLayer, FeedForward
+from headsearch.model.families.slicing import narrow_separate
 
 
 @dataclass(frozen=True)
@@ -17,11 +18,15 @@ class BertFamily:
 
     Attributes:
         name: the family's name.
-        base: the attribute of the classifier model that holds the encoder.
+        base: the attribute of the model that holds the encoder.
+        covers: other names of models with the same attribute and layers.
     """
 
     name: str
     base: str
+    covers: tuple[str, ...] = ()
+    note = ""
+    limits = NO_LIMITS
 
     def matches(self, model: nn.Module) -> bool:
         encoder = getattr(getattr(model, self.base, None), "encoder", None)
@@ -55,7 +60,8 @@ class BertFamily:
         logits: Tensor = whole.classifier(hidden if pooler is None else pooler(hidden))
         return logits
 
-    def after_narrowing(self, model: nn.Module, layer: int, kept: tuple[int, ...]) -> None:
+    def narrow(self, model: nn.Module, layer: int, kept: tuple[int, ...]) -> None:
+        narrow_separate(self.layers(model)[layer], kept)
         attention = self._base(model).encoder.layer[layer].attention.self
         attention.num_attention_heads = len(kept)
         attention.all_head_size = len(kept) * attention.attention_head_size
@@ -84,5 +90,6 @@ class BertFamily:
 
 
 BERT = BertFamily("BERT", "bert")
-ROBERTA = BertFamily("RoBERTa", "roberta")
+# Their classes are named otherwise; attributes, layers and classifier are RoBERTa's own.
+ROBERTA = BertFamily("RoBERTa", "roberta", covers=("XLM-R", "CamemBERT"))
 ELECTRA = BertFamily("ELECTRA", "electra")

@@ -7,13 +7,17 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from headsearch.model.families.base import AttentionLayer, FeedForward
+from headsearch.model.families.base import NO_LIMITS, AttentionLayer, FeedForward
+from headsearch.model.families.slicing import narrow_separate
 
 
 class DistilBertFamily:
     """Post-norm encoder with `distilbert.transformer.layer[i].attention.q_lin` and so on."""
 
     name = "DistilBERT"
+    covers = ()
+    note = ""
+    limits = NO_LIMITS
 
     def matches(self, model: nn.Module) -> bool:
         layers = getattr(
@@ -42,7 +46,8 @@ class DistilBertFamily:
         logits: Tensor = whole.classifier(whole.pre_classifier(hidden[:, 0]).relu())
         return logits
 
-    def after_narrowing(self, model: nn.Module, layer: int, kept: tuple[int, ...]) -> None:
+    def narrow(self, model: nn.Module, layer: int, kept: tuple[int, ...]) -> None:
+        narrow_separate(self.layers(model)[layer], kept)
         whole: Any = model
         whole.distilbert.transformer.layer[layer].attention.n_heads = len(kept)
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from transformers.models.mpnet.modeling_mpnet import MPNetSelfAttention
 
-from headsearch.model.families.base import AttentionLayer, FeedForward
+from headsearch.model.families.base import NO_LIMITS, AttentionLayer, FeedForward
+from headsearch.model.families.slicing import narrow_separate
 
 
 # To mypy the base class is Any: it is set not to look into transformers.
@@ -38,6 +39,9 @@ class MPNetFamily:
     """Post-norm encoder with `mpnet.encoder.layer[i].attention.attn.q` and so on."""
 
     name = "MPNet"
+    covers = ()
+    note = ""
+    limits = NO_LIMITS
 
     def matches(self, model: nn.Module) -> bool:
         encoder = getattr(getattr(model, "mpnet", None), "encoder", None)
@@ -72,7 +76,8 @@ class MPNetFamily:
         logits: Tensor = whole.classifier(hidden)
         return logits
 
-    def after_narrowing(self, model: nn.Module, layer: int, kept: tuple[int, ...]) -> None:
+    def narrow(self, model: nn.Module, layer: int, kept: tuple[int, ...]) -> None:
+        narrow_separate(self.layers(model)[layer], kept)
         whole: Any = model
         attention = whole.mpnet.encoder.layer[layer].attention.attn
         before = getattr(attention, "kept", tuple(range(attention.num_attention_heads)))

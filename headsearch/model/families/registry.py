@@ -1,0 +1,145 @@
+"""Which families are known, and which of them a model is of."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from headsearch.errors import InputError, ModelError, UnknownFamilyError
+from headsearch.heads import HeadMap
+from headsearch.model.families.base import FAST_PATH, Family, FastFamily
+from headsearch.model.families.bert import BERT, ELECTRA, ROBERTA
+from headsearch.model.families.deberta_v2 import DEBERTA_V2
+from headsearch.model.families.distilbert import DISTILBERT
+from headsearch.model.families.gpt2 import GPT2
+from headsearch.model.families.llama import LLAMA
+from headsearch.model.families.modernbert import MODERNBERT
+from headsearch.model.families.mpnet import MPNET
+from headsearch.model.families.separate import ALBERT, BART, DEIT, OPT, VIT
+from headsearch.model.families.t5 import T5
+
+# Those that headsearch brings along.
+FAMILIES: tuple[Family, ...] = (
+    BERT,
+    ROBERTA,
+    ELECTRA,
+    DISTILBERT,
+    MPNET,
+    ALBERT,
+    MODERNBERT,
+    DEBERTA_V2,
+    GPT2,
+    OPT,
+    LLAMA,
+    BART,
+    T5,
+    VIT,
+    DEIT,
+)
+# The names of classifiers on top of all of these.
+CLASSIFIERS = ("classifier", "score", "classification_head", "cls_classifier")
+
+_registered: list[Family] = []
+
+
+def known_families() -> tuple[Family, ...]:
+    """Return all families, those that were registered first."""
+    return (*_registered, *FAMILIES)
+
+
+def register_family(family: Family) -> None:
+    """Make a model family of one's own known; it is asked before those that come with headsearch.
+
+    Run `headsearch.testing.check_family` on it first: a gate at the wrong place looks like a head
+    without effect. Ray's workers are other processes, so call this in the module that defines the
+    family's class: they import that module before they use it.
+
+    Args:
+        family: see `headsearch.model.families.base.Family`.
+
+    Raises:
+        InputError: it lacks a member of the protocol, or its name is taken.
+    """
+    members = ("name", "covers", "note", "limits", "matches", "layers", "narrow")
+    missing = [member for member in members if not hasattr(family, member)]
+    if missing:
+        raise InputError(f"a family must have {', '.join(members)} but lacks {', '.join(missing)}")
+    if any(known.name == family.name for known in known_families()):
+        raise InputError(f"a family's name must be new but {family.name!r} is known already")
+    _registered.append(family)
+
+
+def family_of(model: nn.Module) -> Family:
+    """Return the family of a model, whatever it has on top.
+
+    Raises:
+        UnknownFamilyError: no known family matches the model's modules.
+    """
+    for family in known_families():
+        if family.matches(model):
+            return family
+    known = ", ".join(name for family in known_families() for name in (family.name, *family.covers))
+    raise UnknownFamilyError(
+        f"{type(model).__name__} is of no known family; the known ones are {known}, "
+        "each as a model with something on top, such as a sequence classification model; "
+        "headsearch.register_family adds others"
+    )
+
+
+def fast_family_of(model: nn.Module) -> FastFamily | None:
+    """Return the model's family if the fast path can score the model, or None.
+
+    Only stock sequence classifiers: what others do with the last layer's output is not known here.
+    """
+    family = family_of(model)
+    kind = type(model)
+    stock = kind.__module__.startswith("transformers.") and kind.__name__.endswith(
+        "ForSequenceClassification"
+    )
+    if FAST_PATH in family.limits or not stock:
+        return None
+    if not isinstance(family, FastFamily):
+        raise InputError(
+            f"the family {family.name!r} lacks `embed`, `position_bias` or `classify`: it must "
+            f"have them, or name {FAST_PATH!r} in its `limits`"
+        )
+    return family
+
+
+def require_classifier(model: nn.Module) -> None:
+    """Check that a model can be scored as a classifier or by regression.
+
+    Raises:
+        UnknownFamilyError: it is of no known family.
+        ModelError: it has no classification head, or no padding token where that matters.
+    """
+    family_of(model)
+    if not any(hasattr(model, name) for name in CLASSIFIERS):
+        raise ModelError(
+            f"{type(model).__name__} has no classification head: headsearch needs a "
+            "sequence classification model (AutoModelForSequenceClassification)"
+        )
+    config: Any = model.config
+    if hasattr(model, "score") and config.pad_token_id is None:
+        raise ModelError(
+            f"`config.pad_token_id` must be set but is None: {type(model).__name__} classifies by "
+            "the last token that is not padding"
+        )
+
+
+def head_map(model: nn.Module) -> HeadMap:
+    """Return how many heads each layer of the model has now."""
+    return HeadMap(tuple(layer.heads for layer in family_of(model).layers(model)))
+
+
+def max_tokens(model: nn.Module) -> int | None:
+    """Return the longest input that the model has positions for, in tokens; None if any is."""
+    whole: Any = model
+    most = getattr(whole.config, "max_position_embeddings", None)
+    if most is None:  # T5 has relative positions alone
+        return None
+    embeddings = getattr(whole.base_model, "embeddings", None)
+    # RoBERTa and MPNet number positions from behind the padding id on, and so have fewer.
+    reserved = getattr(embeddings, "padding_idx", -1) + 1
+    return int(most) - reserved

@@ -1,0 +1,116 @@
+"""What every evaluator is: outputs and gradients of sets of heads, on one device."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from headsearch.heads import HeadMap, HeadSet
+from headsearch.scoring.cache import ParentCache
+from headsearch.scoring.item import GRADIENTS, OUTPUTS, WorkItem
+from headsearch.task.batches import Span
+
+DEFAULT_CACHE_BYTES = 512 << 20
+# Activations that one backward pass may hold.
+BACKWARD_BYTES = 256 << 20
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class Scorer(ABC):
+    """Computes outputs and gradients on one device; a score depends on its HeadSet alone.
+
+    Attributes:
+        shape: the heads of the model.
+        cache: what is kept of parents; always empty where nothing is of use.
+    """
+
+    shape: HeadMap
+    cache: ParentCache
+
+    @property
+    @abstractmethod
+    def independent(self) -> bool:
+        """Whether an example's outputs are the same to the last bit whatever others are beside."""
+
+    @abstractmethod
+    def outputs(
+        self, parent: HeadSet, children: Sequence[HeadSet], where: Span | np.ndarray
+    ) -> np.ndarray:
+        """Return the logits of every child, (children, examples, classes) float32.
+
+        Args:
+            parent: what the children are computed from, where that is of use.
+            children: states to score; need not contain the parent's heads.
+            where: a run of whole batches; or, if `independent`, any examples, (examples,).
+
+        Raises:
+            EngineError: single examples were asked for, but they would depend on each other.
+        """
+
+    @abstractmethod
+    def gradients(self, state: HeadSet, span: Span) -> np.ndarray:
+        """Return d logits / d gates at a state, (examples, classes, heads) float32.
+
+        To first order, removing head j changes the logits by minus column j; removed heads get 0.
+        Neither loss nor prediction changes when all classes' logits move together, so the mean
+        over classes is taken out, and classes - 1 backward passes serve all heads.
+        """
+
+    def run(self, item: WorkItem, where: Span | np.ndarray) -> np.ndarray:
+        """Compute a work item; a leading axis runs over `item.states`.
+
+        Args:
+            item: what to compute.
+            where: on which batches; or, of outputs alone, on which examples, see `outputs`.
+        """
+        if item.kind == GRADIENTS and isinstance(where, Span):
+            return self.gradients(item.parent, where)[None]
+        if item.kind == OUTPUTS:
+            return self.outputs(item.parent, item.children, where)
+        raise ValueError(f"unknown kind of work: {item.kind!r}")
+
+
+def backward_bytes(config: Any, layers: int) -> int:
+    """Return the bytes of activations that a backward pass holds for each token."""
+    hidden = config.hidden_size
+    inner = getattr(config, "intermediate_size", None) or 4 * hidden
+    # Kept for backward in each layer: about ten tensors of the hidden size, three of the
+    # feed-forward's (before, inside and after the activation).
+    return int(layers * (10 * hidden + 3 * inner) * 4)
+
+
+def slopes(
+    logits: Tensor, gates: dict[int, Tensor], shape: HeadMap, heads: Sequence[Sequence[int]]
+) -> np.ndarray:
+    """Return d logits / d gates, (examples, classes, heads) float32; see `Scorer.gradients`.
+
+    Args:
+        logits: (examples, classes).
+        gates: {layer: gates (examples, some heads)}, of layers that have any.
+        shape: the heads of the model.
+        heads: of every layer, which heads the gates are of.
+    """
+    result = np.zeros((len(logits), logits.shape[1], shape.total), np.float32)
+    if not gates:
+        return result
+    # Against class 0; for regression, the one output itself.
+    margins = logits[:, 1:] - logits[:, :1] if logits.shape[1] > 1 else logits
+    for row in range(margins.shape[1]):
+        columns = torch.autograd.grad(
+            margins[:, row].sum(),
+            list(gates.values()),
+            retain_graph=row + 1 < margins.shape[1],
+        )
+        for layer, column in zip(gates, columns, strict=True):
+            places = [shape.start(layer) + head for head in heads[layer]]
+            klass = logits.shape[1] - margins.shape[1] + row
+            result[:, klass, places] = column.float().cpu().numpy()
+    if result.shape[1] > 1:
+        result -= result.mean(axis=1, keepdims=True)
+    return result
