@@ -15,7 +15,7 @@ from headsearch.heads import HeadSet
 from headsearch.memo.memory import MemoryStore
 from headsearch.memo.store import MemoStore
 from headsearch.model.checkpoint import load_pruned, save_pruned
-from headsearch.model.families import head_map, register_family, require_classifier
+from headsearch.model.families import head_map, kind_of, register_family
 from headsearch.model.narrow import narrowed
 from headsearch.report.console import Progress
 from headsearch.report.summary import result_lines
@@ -113,10 +113,14 @@ def search(
     """Remove as many attention heads as possible while the metric stays within the budget.
 
     Args:
-        model: a fine-tuned sequence classification model; it is not changed.
+        model: a fine-tuned model for sequence or token classification, or a causal language model;
+            it is not changed.
         tokenizer: its tokenizer.
-        dataset: labelled validation data: a `datasets.Dataset`, or any sequence of rows.
-        max_drop: how far the metric may fall, absolute: 0.01 is one point of accuracy.
+        dataset: labelled validation data: a `datasets.Dataset`, or any sequence of rows. For token
+            classification texts are lists of words, each with a label; for several labels at once
+            labels are lists of names, or of a 0 or 1 for each; a language model needs texts alone.
+        max_drop: how far the metric may fall, absolute: 0.01 is one point of accuracy. Of
+            perplexity it is by what share of itself it may rise.
         text_column, pair_column, label_column: where texts and labels are.
         certify_dataset: held-out rows that certify what holds on the population, at the option
             `confidence`; or the option `certify_fraction` takes a part of `dataset` for it.
@@ -146,7 +150,7 @@ def search(
         }
     )
     whole: Any = model
-    require_classifier(model)  # what is wrong with it is said before data are read
+    kind = kind_of(model)  # what is wrong with it is said before data are read
 
     def examples_of(rows: Any, max_examples: int | None) -> Examples:
         return examples_from_rows(
@@ -158,6 +162,7 @@ def search(
             classes=whole.config.num_labels,
             max_examples=max_examples,
             seed=config.seed,
+            kind=kind,
         )
 
     examples, certify = examples_of(dataset, config.max_examples), None

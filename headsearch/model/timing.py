@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +23,8 @@ def attention_times(model: nn.Module, batch: int, tokens: int) -> list[list[int]
     """Return for each layer how many microseconds go with 0, 1, 2, … of its heads.
 
     Measured on this machine, on its GPU if it has one, in float32: a layer's four products and its
-    attention between them, on random numbers of the layer's sizes. Rounds go through all numbers
+    attention between them, on random numbers of the layer's sizes, with keys and values for every
+    head. Rounds go through all numbers
     of heads in turn, so that what slows the machine down slows all of them. As fewer heads never
     take longer but for noise, times are made monotone by isotonic regression.
 
@@ -40,9 +42,14 @@ def attention_times(model: nn.Module, batch: int, tokens: int) -> list[list[int]
         return [round(1e6 * (monotone[-1] - monotone[heads - gone])) for gone in range(heads + 1)]
 
     return [
-        list(saved(layer.query.in_features, layer.heads, layer.head_size))
+        list(saved(_width(layer.output), layer.heads, layer.head_size))
         for layer in family_of(model).layers(model)
     ]
+
+
+def _width(projection: Any) -> int:
+    """Return how many features an output projection gives: `nn.Linear` or `Conv1D`."""
+    return int(projection.nf if hasattr(projection, "nf") else projection.out_features)
 
 
 @torch.inference_mode()

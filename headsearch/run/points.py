@@ -21,9 +21,8 @@ def within(result: Mapping[str, Any], max_drop: float) -> dict[str, Any]:
     Raises:
         InputError: `max_drop` is out of range.
     """
-    threshold = least_allowed(
-        result["metric"], _score(result["baseline"]), max_drop, result["examples"]
-    )
+    rows = result["scored"]["rows"]
+    threshold = least_allowed(result["metric"], _score(result["baseline"]), max_drop, rows)
     points = result["operating_points"]  # most saved first
     return next(dict(point) for point in points if threshold.feasible(_score(point)))
 

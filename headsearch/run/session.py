@@ -24,6 +24,7 @@ from headsearch.search.ledger import finite
 from headsearch.search.problem import Node, Problem
 from headsearch.search.weight import Weight
 from headsearch.task.metric import Score
+from headsearch.task.readout import TOKENS
 
 RESULT_FORMAT = 1
 # Seconds between two tellings of live figures.
@@ -132,6 +133,7 @@ def run_search(
             config.max_drop,
             workers.plan.layout.independent,
             saves,
+            gradients=task.data.kind != TOKENS,  # as many backward passes as a text has words
         ),
         dispatcher,
         settings or settings_of(config),
@@ -190,6 +192,7 @@ def _report(
         "max_drop": config.max_drop,
         "threshold": threshold.value,
         "examples": task.data.examples,
+        "scored": {"kind": task.data.kind, "rows": len(task.data.labels)},
         "layers": task.shape.layers,
         "heads": task.shape.total,
         "weight": {

@@ -163,9 +163,11 @@ class _Search:
     def run(self) -> Result:
         ledger, settings = self.ledger, self.settings
         try:
-            reach = roll_out(
-                settings.rollouts, ledger, self.frontier, settings.horizon, self._likely
-            )
+            reach = 0
+            if self.problem.gradients:
+                reach = roll_out(
+                    settings.rollouts, ledger, self.frontier, settings.horizon, self._likely
+                )
             self.frontier.push(Entry(ledger.baseline, reach))
             self._propose()
             stopped = self._expand_all()
@@ -229,7 +231,8 @@ class _Search:
             ledger.commit("proposals", before, most - before.weight, found)
             better = ledger.best.weight > before.weight or self._largest_metric() > metric
             dry = 0 if better else dry + 1
-            if dry == DRY_ROUNDS and ledger.best.heads not in ledger.measured:
+            measurable = self.problem.gradients and ledger.best.heads not in ledger.measured
+            if dry == DRY_ROUNDS and measurable:
                 ledger.gradients([ledger.best.heads])  # far cheaper than scoring all its children
                 dry = 0
 

@@ -40,7 +40,7 @@ class Learner:
         ledger = self._ledger
         nodes = [node for node in ledger.known.values() if node.whole and node.heads.bits]
         whole = [node for node in nodes if np.isfinite(node.outputs).all()]
-        if not whole or not ledger.slopes:
+        if not whole or not self._root_known():
             return []
         rows = self._nearest(whole, MEASURED_ROWS)
         forecast = Forecast(ledger.problem.objective, ledger.baseline, rows)
@@ -63,9 +63,21 @@ class Learner:
         best = self._ledger.best.heads
         return sorted(nodes, key=lambda n: (len(n.heads ^ best), n.rank))[:count]
 
+    def _root_known(self) -> bool:
+        """Whether it is known what each head does to the full model."""
+        ledger, total = self._ledger, self._ledger.problem.shape.total
+        singles = all(ledger.is_whole(HeadSet.of([head])) for head in range(total))
+        return HeadSet() in ledger.slopes or singles
+
     def _weights(self, forecast: Forecast) -> np.ndarray:
-        slopes = self._slopes_of(forecast, HeadSet())
-        return np.asarray(np.square(slopes).mean(axis=1))
+        """Return how much each head moves the columns: by gradients, else by single removals."""
+        ledger, total = self._ledger, self._ledger.problem.shape.total
+        if HeadSet() in ledger.slopes:
+            effects = self._slopes_of(forecast, HeadSet())
+        else:
+            singles = [ledger.known[HeadSet.of([head])].outputs for head in range(total)]
+            effects = np.stack([forecast.columns(each) - forecast.base for each in singles])
+        return np.asarray(np.square(effects).mean(axis=1))
 
     def _slopes_of(self, forecast: Forecast, state: HeadSet) -> np.ndarray:
         """Return the columns' derivatives by the gates, (heads, columns)."""

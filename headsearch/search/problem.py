@@ -94,6 +94,7 @@ class Problem:
         hardest_first: whether states that may be given up are scored in the order of their
             parent's margins; if an example's outputs do not depend on those scored beside it.
         saves: what removing heads saves; None: every head counts the same.
+        gradients: whether gradients cost less than scoring single removals, which tell the same.
     """
 
     shape: HeadMap
@@ -101,6 +102,7 @@ class Problem:
     max_drop: float
     hardest_first: bool = False
     saves: Weight | None = None
+    gradients: bool = True
 
     @cached_property
     def weight(self) -> Weight:

@@ -55,7 +55,7 @@ class Sharpener:
 
     def ahead(self) -> Iterable[Ask]:
         """Yield what is likely to be asked first, for workers that would idle."""
-        if not self._evaluations or HeadSet() not in self._ledger.slopes:
+        if not self._evaluations:
             return
         path, expected = self._path(self._taken())
         lengths = range(max(1, expected - AROUND), min(len(path), expected + AROUND) + 1)
@@ -98,10 +98,14 @@ class Sharpener:
         """
         ledger = self._ledger
         objective, total = ledger.problem.objective, ledger.problem.shape.total
-        heads = [j for j in range(total) if not taken >> j & 1]
-        if not heads:
+        known = {
+            j: effect
+            for j in range(total)
+            if not taken >> j & 1 and (effect := self._effect(j)) is not None
+        }
+        if not known:
             return (), 0
-        effects = np.stack([self._effect(j) for j in heads])  # (heads, examples, classes)
+        heads, effects = list(known), np.stack(list(known.values()))  # (heads, examples, classes)
         outputs = ledger.baseline.outputs.astype(np.float64)
         path, expected = list[int](), 0
         while len(path) < len(heads) and (not expected or len(path) < expected + BEYOND):
@@ -114,9 +118,11 @@ class Sharpener:
                 expected = len(path)
         return tuple(path), expected or len(path)
 
-    def _effect(self, head: int) -> np.ndarray:
+    def _effect(self, head: int) -> np.ndarray | None:
+        """Return what removing a head does to the outputs, if anything is known of it."""
         ledger = self._ledger
         node = ledger.known.get(HeadSet.of([head]))
         if node is not None and node.whole:
             return np.asarray(node.outputs - ledger.baseline.outputs)
-        return np.asarray(-ledger.slopes[HeadSet()][:, :, head])
+        slopes = ledger.slopes.get(HeadSet())
+        return None if slopes is None else np.asarray(-slopes[:, :, head])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -36,8 +36,19 @@ class Readout:
             return len(self.places)
         return examples * self.labels
 
+    def part(self, start: int, stop: int) -> Readout:
+        """Return the readout of some of a batch's examples, [start, stop)."""
+        if self.places is None:
+            return self
+        first, last = np.searchsorted(self.places[:, 0], [start, stop])
+        return replace(self, places=self.places[first:last] - [start, 0])
+
     def examples_of_rows(self, examples: int) -> np.ndarray:
         """Return the example that each row belongs to, (rows,), ascending."""
         if self.places is not None:
             return self.places[:, 0]
         return np.repeat(np.arange(examples), self.labels)
+
+
+# Of examples, whose outputs are scored as they are.
+WHOLE = Readout()

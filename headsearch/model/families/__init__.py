@@ -21,10 +21,10 @@ from headsearch.model.families.registry import (
     family_of,
     fast_family_of,
     head_map,
+    kind_of,
     known_families,
     max_tokens,
     register_family,
-    require_classifier,
 )
 
 __all__ = [
@@ -44,8 +44,8 @@ __all__ = [
     "family_of",
     "fast_family_of",
     "head_map",
+    "kind_of",
     "known_families",
     "max_tokens",
     "register_family",
-    "require_classifier",
 ]

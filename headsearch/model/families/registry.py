@@ -18,6 +18,7 @@ from headsearch.model.families.modernbert import MODERNBERT
 from headsearch.model.families.mpnet import MPNET
 from headsearch.model.families.separate import ALBERT, BART, DEIT, OPT, VIT
 from headsearch.model.families.t5 import T5
+from headsearch.task.readout import EXAMPLES, LABELS, SEQUENCES, TOKENS
 
 # Those that headsearch brings along.
 FAMILIES: tuple[Family, ...] = (
@@ -39,6 +40,9 @@ FAMILIES: tuple[Family, ...] = (
 )
 # The names of classifiers on top of all of these.
 CLASSIFIERS = ("classifier", "score", "classification_head", "cls_classifier")
+
+# What else may be on top, by the ends of its classes' names.
+TOPS = {("ForTokenClassification",): TOKENS, ("ForCausalLM", "LMHeadModel"): SEQUENCES}
 
 _registered: list[Family] = []
 
@@ -107,25 +111,31 @@ def fast_family_of(model: nn.Module) -> FastFamily | None:
     return family
 
 
-def require_classifier(model: nn.Module) -> None:
-    """Check that a model can be scored as a classifier or by regression.
+def kind_of(model: nn.Module) -> str:
+    """Return what is scored one by one of a model's outputs, see `task.readout`.
 
     Raises:
         UnknownFamilyError: it is of no known family.
-        ModelError: it has no classification head, or no padding token where that matters.
+        ModelError: it has nothing on top that is scored, or no padding token where that matters.
     """
     family_of(model)
+    config: Any = model.config
+    names = [kind.__name__ for kind in type(model).__mro__]
+    for endings, kind in TOPS.items():
+        if any(name.endswith(endings) for name in names):
+            return kind
     if not any(hasattr(model, name) for name in CLASSIFIERS):
         raise ModelError(
-            f"{type(model).__name__} has no classification head: headsearch needs a "
-            "sequence classification model (AutoModelForSequenceClassification)"
+            f"{type(model).__name__} has no classification head: headsearch needs a model for "
+            "sequence, token or image classification, or a causal language model"
         )
-    config: Any = model.config
     if hasattr(model, "score") and config.pad_token_id is None:
         raise ModelError(
             f"`config.pad_token_id` must be set but is None: {type(model).__name__} classifies by "
             "the last token that is not padding"
         )
+    several = getattr(config, "problem_type", None) == "multi_label_classification"
+    return LABELS if several else EXAMPLES
 
 
 def head_map(model: nn.Module) -> HeadMap:
