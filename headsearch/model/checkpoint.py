@@ -84,7 +84,7 @@ def _load_stock(name: str, kind: Any) -> nn.Module:
     missing = sorted(report["missing_keys"])
     if missing:
         raise ModelError(
-            f"{name!r} has no trained head on top: its weights lack {', '.join(missing)}; "
+            f"{name!r} has no trained classification head: its weights lack {', '.join(missing)}; "
             "fine-tune it first"
         )
     return model
