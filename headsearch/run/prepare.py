@@ -114,7 +114,7 @@ def make_task(
         DataError: an example of the certify split is in the search split too.
         ModelError: the model is no classifier, or can't be used as one.
     """
-    require_classifier(model)
+    require_classifier(model, tokenizer.pad_token_id)
     if config.certify_fraction is not None:
         examples, certify = hold_out(examples, config.certify_fraction, config.seed)
     elif certify is not None and (both := shared(examples, certify)):

@@ -134,6 +134,10 @@ def test_only_stock_sequence_classifiers_take_the_fast_path() -> None:
 def test_a_causal_classifier_without_a_padding_token_is_refused() -> None:
     model = copy.deepcopy(case("GPT-2")[0])
     require_classifier(model)
+    require_classifier(model, padding=0)
+    with pytest.raises(ModelError, match=r"pad_token_id` must be the tokenizer's, 7, but is 0"):
+        require_classifier(model, padding=7)
+    require_classifier(case("BERT")[0], padding=7)  # which reads the first token
     model.config.pad_token_id = None
     with pytest.raises(ModelError, match=r"`config.pad_token_id` must be set but is None"):
         require_classifier(model)

@@ -107,12 +107,17 @@ def fast_family_of(model: nn.Module) -> FastFamily | None:
     return family
 
 
-def require_classifier(model: nn.Module) -> None:
+def require_classifier(model: nn.Module, padding: int | None = None) -> None:
     """Check that a model can be scored as a classifier or by regression.
+
+    Args:
+        model: the model.
+        padding: what the tokenizer pads with, where that is known.
 
     Raises:
         UnknownFamilyError: it is of no known family.
-        ModelError: it has no classification head, or no padding token where that matters.
+        ModelError: it has no classification head; or it reads the last token before the padding,
+            but has no padding token, or another one than the tokenizer.
     """
     family_of(model)
     if not any(hasattr(model, name) for name in CLASSIFIERS):
@@ -121,10 +126,12 @@ def require_classifier(model: nn.Module) -> None:
             "sequence classification model (AutoModelForSequenceClassification)"
         )
     config: Any = model.config
-    if hasattr(model, "score") and config.pad_token_id is None:
+    own = config.pad_token_id
+    if hasattr(model, "score") and (own is None or padding not in (None, own)):
+        wanted = "be set" if padding is None else f"be the tokenizer's, {padding},"
         raise ModelError(
-            f"`config.pad_token_id` must be set but is None: {type(model).__name__} classifies by "
-            "the last token that is not padding"
+            f"`config.pad_token_id` must {wanted} but is {own}: {type(model).__name__} classifies "
+            "by the last token that is not padding"
         )
 
 
