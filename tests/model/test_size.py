@@ -54,7 +54,7 @@ def test_a_removed_query_head_never_makes_llama_larger(
     assert (found.parameters, found.multiply_adds) == (parameters, adds)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", sorted({family for family, _, _ in CASES.values()}))
 def test_every_family_costs_less_without_heads(name: str) -> None:
     model, _ = case(name)
     whole = size_of(model, 9)

@@ -125,9 +125,11 @@ def require_classifier(model: nn.Module, padding: int | None = None) -> None:
             f"{type(model).__name__} has no classification head: headsearch needs a "
             "sequence classification model (AutoModelForSequenceClassification)"
         )
+    if not hasattr(model, "score"):
+        return
     config: Any = model.config
     own = config.pad_token_id
-    if hasattr(model, "score") and (own is None or padding not in (None, own)):
+    if own is None or padding not in (None, own):
         wanted = "be set" if padding is None else f"be the tokenizer's, {padding},"
         raise ModelError(
             f"`config.pad_token_id` must {wanted} but is {own}: {type(model).__name__} classifies "
