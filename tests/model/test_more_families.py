@@ -111,6 +111,18 @@ def test_an_unknown_cached_attention_is_not_emptied_in_silence() -> None:
         narrowed(model, head_map(model).full)
 
 
+@pytest.mark.parametrize("name", ["Llama", "Qwen3", "GPT-2", "T5", "BART"])
+def test_narrowing_equals_the_gate_under_eager_attention_too(name: str) -> None:
+    """It repeats keys and values, and adds masks, by code of its own."""
+    model, batches = copy.deepcopy(case(name)[0]).double(), case(name)[1]
+    before = logits(model, batches)
+    model.set_attn_implementation("eager")
+    np.testing.assert_allclose(logits(model, batches), before, rtol=0, atol=1e-6)
+    for removed in (HeadSet.of([0, 1, 5, 7]), HeadSet.of(range(9)), head_map(model).full):
+        found = logits(narrowed(model, removed), batches)
+        np.testing.assert_allclose(found, logits(model, batches, removed), rtol=0, atol=1e-6)
+
+
 def test_look_alikes_are_of_no_family() -> None:
     """BART's decoder is like OPT's but for cross-attention; OLMo 2 norms all heads at once."""
     causal = transformers.BartForCausalLM(transformers.BartConfig(**BART))

@@ -22,11 +22,13 @@ from headsearch.model.families import (
     OutputProjection,
     family_of,
     fast_family_of,
+    head_rows,
     known_families,
+    take_inputs,
+    take_outputs,
 )
 from headsearch.model.families import registry as registry_module
 from headsearch.model.families.base import NO_LIMITS, STOCK_FORWARD
-from headsearch.model.families.slicing import head_rows, take_inputs, take_outputs
 from headsearch.model.narrow import narrowed
 from headsearch.task.batches import Batch
 from headsearch.testing import capability_table, check_family, checks_for

@@ -26,6 +26,7 @@ from headsearch.model.families.registry import (
     register_family,
     require_classifier,
 )
+from headsearch.model.families.slicing import head_rows, take_inputs, take_outputs
 
 __all__ = [
     "CAPABILITIES",
@@ -44,8 +45,11 @@ __all__ = [
     "family_of",
     "fast_family_of",
     "head_map",
+    "head_rows",
     "known_families",
     "max_tokens",
     "register_family",
     "require_classifier",
+    "take_inputs",
+    "take_outputs",
 ]

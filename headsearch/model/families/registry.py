@@ -56,7 +56,8 @@ def register_family(family: Family) -> None:
     family's class: they import that module before they use it.
 
     Args:
-        family: see `headsearch.model.families.base.Family`.
+        family: see `headsearch.model.families.Family`, and `head_rows`, `take_outputs` and
+            `take_inputs` there, which cut heads out of linear layers.
 
     Raises:
         InputError: it lacks a member of the protocol, or its name is taken.
