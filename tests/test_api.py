@@ -15,6 +15,7 @@ from headsearch.errors import DataError, InputError, UnknownFamilyError
 from headsearch.heads import HeadMap, HeadSet
 from headsearch.model.plain import plain_outputs
 from tests.tiny import tiny_data, tiny_model
+from tests.tiny_families import case
 from tests.words import texts_and_labels, tiny_tokenizer, trained_model
 
 TOKENIZER = tiny_tokenizer()
@@ -75,6 +76,19 @@ def test_prune_takes_pairs_masks_and_sets() -> None:
         found = plain_outputs(headsearch.prune(model, given), data.batches, HeadSet())
         expected = plain_outputs(model, data.batches, removed)
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["GPT-2", "ALBERT"])
+def test_families_without_the_fast_path_are_searched_too(name: str) -> None:
+    model, _ = case(name)
+    rows = [{"text": row["text"], "label": int(row["label"] == "pos")} for row in ROWS[:40]]
+    found = headsearch.search(model, TOKENIZER, rows, max_drop=0.2, max_evaluations=20)
+    assert found.best.heads_removed >= 1
+    pruned, correct = headsearch.prune(model, found.best.removed), 0
+    for row in rows:
+        logits = pruned(**TOKENIZER(row["text"], return_tensors="pt")).logits
+        correct += int(logits.argmax()) == row["label"]
+    assert correct == found.best.correct
 
 
 def test_the_model_is_not_changed(result: headsearch.SearchResult) -> None:

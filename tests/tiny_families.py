@@ -145,6 +145,7 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "T5, version 1.1": ("T5", f"T5{SEQUENCE}", {**T5, "feed_forward_proj": "gated-gelu"}),
     "ViT": ("ViT", "ViTForImageClassification", IMAGE),
     "DeiT": ("DeiT", "DeiTForImageClassification", IMAGE),
+    "DeiT, with a teacher": ("DeiT", "DeiTForImageClassificationWithTeacher", IMAGE),
     # Regression, and other things on top.
     "GPT-2, regression": ("GPT-2", f"GPT2{SEQUENCE}", {**GPT2, "num_labels": 1}),
     "BERT, tokens": ("BERT", f"Bert{TOKENS}", BERT_LIKE),

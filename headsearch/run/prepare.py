@@ -117,7 +117,7 @@ def make_task(
         InputError: a certificate is asked for where what is scored is no draw by itself.
         ModelError: nothing that the model has on top can be scored.
     """
-    kind = kind_of(model)
+    kind = kind_of(model, tokenizer.pad_token_id)
     if config.certifies and kind != EXAMPLES:
         raise InputError(
             f"a certificate needs independent draws but {kind} of one text are not: no "

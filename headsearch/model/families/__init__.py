@@ -26,6 +26,7 @@ from headsearch.model.families.registry import (
     max_tokens,
     register_family,
 )
+from headsearch.model.families.slicing import head_rows, take_inputs, take_outputs
 
 __all__ = [
     "CAPABILITIES",
@@ -44,8 +45,11 @@ __all__ = [
     "family_of",
     "fast_family_of",
     "head_map",
+    "head_rows",
     "kind_of",
     "known_families",
     "max_tokens",
     "register_family",
+    "take_inputs",
+    "take_outputs",
 ]

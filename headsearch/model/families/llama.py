@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from transformers.models.llama.modeling_llama import LlamaAttention
 from transformers.models.mistral.modeling_mistral import MistralAttention
@@ -35,9 +34,8 @@ class SpreadLinear(nn.Linear):
         """Return (..., sum of copies * head size)."""
         made = super().forward(input)
         by_head = made.view(*made.shape[:-1], len(self.copies), -1)
-        times = torch.tensor(self.copies, device=made.device)
-        spread = by_head.repeat_interleave(times, dim=-2, output_size=sum(self.copies))
-        return spread.flatten(-2)
+        places = [head for head, count in enumerate(self.copies) for _ in range(count)]
+        return by_head[..., places, :].flatten(-2)
 
 
 # To mypy the base classes are Any: it is set not to look into transformers.

@@ -60,7 +60,8 @@ def register_family(family: Family) -> None:
     family's class: they import that module before they use it.
 
     Args:
-        family: see `headsearch.model.families.base.Family`.
+        family: see `headsearch.model.families.Family`, and `head_rows`, `take_outputs` and
+            `take_inputs` there, which cut heads out of linear layers.
 
     Raises:
         InputError: it lacks a member of the protocol, or its name is taken.
@@ -111,12 +112,17 @@ def fast_family_of(model: nn.Module) -> FastFamily | None:
     return family
 
 
-def kind_of(model: nn.Module) -> str:
+def kind_of(model: nn.Module, padding: int | None = None) -> str:
     """Return what is scored one by one of a model's outputs, see `task.readout`.
+
+    Args:
+        model: the model.
+        padding: what the tokenizer pads with, where that is known.
 
     Raises:
         UnknownFamilyError: it is of no known family.
-        ModelError: it has nothing on top that is scored, or no padding token where that matters.
+        ModelError: it has nothing on top that is scored; or it reads the last token before the
+            padding, but has no padding token, or another one than the tokenizer.
     """
     family_of(model)
     config: Any = model.config
@@ -129,10 +135,12 @@ def kind_of(model: nn.Module) -> str:
             f"{type(model).__name__} has no classification head: headsearch needs a model for "
             "sequence, token or image classification, or a causal language model"
         )
-    if hasattr(model, "score") and config.pad_token_id is None:
+    own = config.pad_token_id
+    if hasattr(model, "score") and (own is None or padding not in (None, own)):
+        wanted = "be set" if padding is None else f"be the tokenizer's, {padding},"
         raise ModelError(
-            f"`config.pad_token_id` must be set but is None: {type(model).__name__} classifies by "
-            "the last token that is not padding"
+            f"`config.pad_token_id` must {wanted} but is {own}: {type(model).__name__} classifies "
+            "by the last token that is not padding"
         )
     several = getattr(config, "problem_type", None) == "multi_label_classification"
     return LABELS if several else EXAMPLES
