@@ -20,6 +20,7 @@ from headsearch.heads import HeadMap
 from headsearch.model.checkpoint import load_weights
 from headsearch.model.families import family_of
 from headsearch.model.narrow import RECORD, narrow_in_place
+from headsearch.model.sizes import stock_class
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,8 @@ def bundle(model: nn.Module) -> ModelBundle:
         UnknownFamilyError, ModelError: it is of no known family or has no classification head.
     """
     family_of(model)
+    # A model that transformers itself loaded from a narrow folder is of a class of that folder.
+    kind = stock_class(type(model))
     settings: Any = model.config
     config = settings.to_dict()
     config.pop("_name_or_path", None)  # where it came from does not change what it computes
@@ -62,8 +65,8 @@ def bundle(model: nn.Module) -> ModelBundle:
         value = tensor.detach().cpu()
         arrays[name] = (value.float() if value.is_floating_point() else value).numpy()
     return ModelBundle(
-        module=type(model).__module__,
-        name=type(model).__qualname__,
+        module=kind.__module__,
+        name=kind.__qualname__,
         config=json.dumps(config, sort_keys=True),
         arrays=arrays,
     )

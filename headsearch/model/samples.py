@@ -1,0 +1,57 @@
+"""Random inputs of a given size, to compare models on and to time them with."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+
+def input_names(model: nn.Module, tokenizer: Any) -> list[str]:
+    """Return those of the tokenizer's outputs that the model takes, in the tokenizer's order."""
+    taken = inspect.signature(model.forward).parameters
+    return [name for name in tokenizer.model_input_names if name in taken]
+
+
+def sample_inputs(
+    model: nn.Module, batch: int, tokens: int, *, padded: bool = False, seed: int = 0
+) -> dict[str, Tensor]:
+    """Return random inputs on the CPU, each (batch, tokens) int64.
+
+    Args:
+        model: what they are for.
+        batch, tokens: how many.
+        padded: let every second example end in padding.
+        seed: of the tokens.
+    """
+    settings: Any = model.config
+    random, pad = np.random.default_rng(seed), settings.pad_token_id
+    usable = np.delete(np.arange(settings.vocab_size), [] if pad is None else pad)
+    ids = random.choice(usable, (batch, tokens))
+    mask = np.ones((batch, tokens), dtype=np.int64)
+    if padded:
+        mask[1::2, (tokens + 1) // 2 :] = 0
+        ids[mask == 0] = pad or 0
+    arrays = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(mask)}
+    taken = inspect.signature(model.forward).parameters
+    return {name: torch.from_numpy(array) for name, array in arrays.items() if name in taken}
+
+
+def logits_of(model: nn.Module, inputs: Mapping[str, Tensor]) -> np.ndarray:
+    """Return the logits of the plain forward, (examples, classes)."""
+    with torch.inference_mode():
+        logits: np.ndarray = model(**inputs).logits.float().cpu().numpy()
+    return logits
+
+
+def largest_difference(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:
+    """Return how far outputs are apart at most, in units of the larger of 1 and their size."""
+    worst = 0.0
+    for left, right in pairs:
+        apart = float(np.abs(left - right).max()) / max(1.0, float(np.abs(left).max()))
+        worst = max(worst, apart if np.isfinite(apart) else np.inf)
+    return worst
