@@ -40,7 +40,14 @@ class ModelBundle:
 
     def fingerprint(self) -> str:
         """Return SHA-256 (hex) over family, configuration and all weights."""
-        digest = hashlib.sha256(f"{self.module}.{self.name}\n{self.config}\n".encode())
+        return self._digest(f"{self.module}.{self.name}\n{self.config}\n")
+
+    def weights_fingerprint(self) -> str:
+        """Return SHA-256 (hex) over all weights alone, the same under any transformers version."""
+        return self._digest("")
+
+    def _digest(self, start: str) -> str:
+        digest = hashlib.sha256(start.encode())
         for name in sorted(self.arrays):
             array = np.ascontiguousarray(self.arrays[name])
             digest.update(f"{name} {array.dtype} {array.shape}\n".encode())

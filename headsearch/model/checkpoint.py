@@ -56,6 +56,18 @@ def load_model(name: str) -> tuple[nn.Module, Any]:
     return model.eval(), tokenizer
 
 
+def load_config(name: str) -> Any:
+    """Load the configuration of a model.
+
+    Raises:
+        ModelError: there is none, or it can't be read.
+    """
+    try:
+        return AutoConfig.from_pretrained(name)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"could not load the model {name!r}: {first_line(error)}") from None
+
+
 def _load_stock(name: str) -> nn.Module:
     model: nn.Module
     model, report = AutoModelForSequenceClassification.from_pretrained(

@@ -121,7 +121,10 @@ class OnnxSession:
     def __call__(self, inputs: Mapping[str, Tensor]) -> np.ndarray:
         """Return the logits, (examples, classes); other inputs than its own are left out."""
         arrays = {name: inputs[name].numpy() for name in self.names}
-        logits: np.ndarray = self._session.run([OUTPUT], arrays)[0]
+        try:
+            logits: np.ndarray = self._session.run([OUTPUT], arrays)[0]
+        except Exception as error:  # as above
+            raise ModelError(f"ONNX Runtime could not run the model: {first_line(error)}") from None
         return logits
 
 

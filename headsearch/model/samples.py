@@ -18,27 +18,33 @@ def input_names(model: nn.Module, tokenizer: Any) -> list[str]:
 
 
 def sample_inputs(
-    model: nn.Module, batch: int, tokens: int, *, padded: bool = False, seed: int = 0
+    model: nn.Module, batch: int, tokens: int, *, padded: bool = False
 ) -> dict[str, Tensor]:
-    """Return random inputs on the CPU, each (batch, tokens) int64.
+    """Return `random_inputs` for a model, without what it does not take."""
+    taken = inspect.signature(model.forward).parameters
+    made = random_inputs(model.config, batch, tokens, padded=padded)
+    return {name: tensor for name, tensor in made.items() if name in taken}
+
+
+def random_inputs(
+    config: Any, batch: int, tokens: int, *, padded: bool = False
+) -> dict[str, Tensor]:
+    """Return the same random inputs each time, on the CPU, each (batch, tokens) int64.
 
     Args:
-        model: what they are for.
+        config: of the model that they are for.
         batch, tokens: how many.
         padded: let every second example end in padding.
-        seed: of the tokens.
     """
-    settings: Any = model.config
-    random, pad = np.random.default_rng(seed), settings.pad_token_id
-    usable = np.delete(np.arange(settings.vocab_size), [] if pad is None else pad)
+    random, pad = np.random.default_rng(0), config.pad_token_id
+    usable = np.delete(np.arange(config.vocab_size), [] if pad is None else pad)
     ids = random.choice(usable, (batch, tokens))
     mask = np.ones((batch, tokens), dtype=np.int64)
     if padded:
         mask[1::2, (tokens + 1) // 2 :] = 0
         ids[mask == 0] = pad or 0
     arrays = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(mask)}
-    taken = inspect.signature(model.forward).parameters
-    return {name: torch.from_numpy(array) for name, array in arrays.items() if name in taken}
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
 def logits_of(model: nn.Module, inputs: Mapping[str, Tensor]) -> np.ndarray:

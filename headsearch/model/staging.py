@@ -23,8 +23,7 @@ def staged(folder: str | Path) -> Iterator[Path]:
         StorageError: it could not be written.
     """
     target = Path(folder)
-    if target.exists() or target.is_symlink():
-        raise ModelError(f"the folder to save to must not exist yet: {target}")
+    check_free(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         aside = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
@@ -38,6 +37,12 @@ def staged(folder: str | Path) -> Iterator[Path]:
         raise StorageError(f"could not write {target}: {first_line(error)}") from None
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def check_free(target: Path) -> None:
+    """Raise ModelError if there is something at the path already."""
+    if target.exists() or target.is_symlink():
+        raise ModelError(f"the folder to save to must not exist yet: {target}")
 
 
 def first_line(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""A whole-size model whose removed heads do nothing: their weights in the output projection are 0."""
+"""A whole-size model whose removed heads do nothing, as their output weights are 0."""
 
 from __future__ import annotations
 

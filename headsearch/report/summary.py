@@ -17,8 +17,8 @@ def result_lines(result: dict[str, Any], mask: dict[str, Any]) -> list[str]:
     verified = result["certificate"]["verified"]
     lines = [
         f"Removed {best['heads_removed']} of {result['heads']} heads ({share:.0%}).",
-        f"{name} on the {result['examples']} search examples: {_score(base)} before, "
-        f"{_score(best)} after (at least {result['threshold']:.4f} was asked).",
+        f"{name} on the {result['examples']} search examples: {score_text(base)} before, "
+        f"{score_text(best)} after (at least {result['threshold']:.4f} was asked).",
         "Verified by the plain transformers forward in float32: exact for the search examples."
         if verified
         else "NOT verified: no pruned state met the threshold on the plain transformers forward.",
@@ -32,10 +32,10 @@ def result_lines(result: dict[str, Any], mask: dict[str, Any]) -> list[str]:
         "",
         head_picture(*HeadMap.from_mask(mask)),
     ]
-    return lines + _population_lines(result, HeadMap.from_mask(mask)[0])
+    return lines + population_lines(result, HeadMap.from_mask(mask)[0])
 
 
-def _population_lines(result: dict[str, Any], shape: HeadMap) -> list[str]:
+def population_lines(result: dict[str, Any], shape: HeadMap) -> list[str]:
     """Say what is claimed of data that the search did not see, and what is not."""
     claim = result["certificate"].get("population")
     if claim is None:  # a result of before there were certificates
@@ -48,7 +48,7 @@ def _population_lines(result: dict[str, Any], shape: HeadMap) -> list[str]:
     if point is None:
         lines = [f"No point could be certified: {claim['reason']}."]
         lines += [
-            f"Removing its {_heads(tried)} turned {tried['worse']} of the "
+            f"Removing its {heads_text(tried)} turned {tried['worse']} of the "
             f"{examples} certify answers wrong and {tried['better']} right, which does not prove "
             f"with {sure} that it lowers {most} (p = {tried['p_value']:.2g})."
             for tried in claim["tried"]
@@ -57,10 +57,10 @@ def _population_lines(result: dict[str, Any], shape: HeadMap) -> list[str]:
     same = point["removed"] == best["removed"]
     lines = [
         f"With {sure}, over draws of the {examples} certify examples, removing "
-        f"{'these' if same else 'the'} {_heads(point)}"
+        f"{'these' if same else 'the'} {heads_text(point)}"
         f"{'' if same else ' below (the certified mask)'} lowers {most}.",
-        f"{result['metric']} on the certify examples: {_score(claim['baseline'])} before, "
-        f"{_score(point)} after; {point['worse']} turned wrong, {point['better']} right.",
+        f"{result['metric']} on the certify examples: {score_text(claim['baseline'])} before, "
+        f"{score_text(point)} after; {point['worse']} turned wrong, {point['better']} right.",
         f"This takes it that {claim['assumption']}.",
     ]
     if claim["repeated_texts"]:
@@ -70,7 +70,7 @@ def _population_lines(result: dict[str, Any], shape: HeadMap) -> list[str]:
         )
     if not same:
         lines += [
-            f"Of the {_heads(best)} above nothing is claimed about other data than "
+            f"Of the {heads_text(best)} above nothing is claimed about other data than "
             "the search split.",
             "",
             head_picture(shape, shape.from_pairs(point["removed"])),
@@ -95,12 +95,14 @@ def status_lines(progress: dict[str, Any]) -> list[str]:
     ]
 
 
-def _heads(point: dict[str, Any]) -> str:
+def heads_text(point: dict[str, Any]) -> str:
+    """Return how many heads a point removes, as `1 head` or `2 heads`."""
     count = point["heads_removed"]
     return f"{count} head{'' if count == 1 else 's'}"
 
 
-def _score(score: dict[str, Any]) -> str:
+def score_text(score: dict[str, Any]) -> str:
+    """Return a metric, for accuracy with the number of right answers."""
     right = score.get("correct")
     correct = "" if right is None else f" ({right} correct)"
     return f"{score['metric']:.4f}{correct}"
@@ -110,10 +112,10 @@ def verify_lines(scores: dict[str, Any]) -> list[str]:
     """Return what a person should read of `verify`."""
     name = scores["metric"]
     if "model" in scores:
-        return [f"{name} on {scores['examples']} examples: {_score(scores['model'])}"]
+        return [f"{name} on {scores['examples']} examples: {score_text(scores['model'])}"]
     return [
         f"{name} on {scores['examples']} examples by the plain forward: "
-        f"{_score(scores['baseline'])} before, {_score(scores['pruned'])} after removing "
+        f"{score_text(scores['baseline'])} before, {score_text(scores['pruned'])} after removing "
         f"{scores['heads_removed']} of {scores['heads']} heads",
         f"{'holds' if scores['verified'] else 'DOES NOT HOLD'}: at least "
         f"{scores['threshold']:.4f} was asked (a drop of at most {scores['max_drop']:g})",
