@@ -50,7 +50,14 @@ def load_model(name: str) -> tuple[nn.Module, Any]:
             else:
                 model = _load_stock(name)
             tokenizer = AutoTokenizer.from_pretrained(name)
-        except (OSError, ValueError, KeyError, SafetensorError, ImportError) as error:
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            SafetensorError,
+            ImportError,
+            RuntimeError,
+        ) as error:
             raise ModelError(f"could not load the model {name!r}: {first_line(error)}") from None
     family_of(model)
     return model.eval(), tokenizer
@@ -71,8 +78,18 @@ def load_config(name: str) -> Any:
 def _load_stock(name: str) -> nn.Module:
     model: nn.Module
     model, report = AutoModelForSequenceClassification.from_pretrained(
-        name, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+        name,
+        dtype=torch.float32,
+        use_safetensors=True,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # they are an error here, and one that names them
     )
+    if report["mismatched_keys"]:
+        key, found, wanted = min(report["mismatched_keys"])
+        raise ModelError(
+            f"{name!r} has weights that are not of its config's sizes: {key} is {list(found)} "
+            f"but must be {list(wanted)}"
+        )
     missing = sorted(report["missing_keys"])
     if missing:
         raise ModelError(
@@ -177,6 +194,12 @@ def build(config: Any, record: Any, tensors: dict[str, torch.Tensor]) -> nn.Modu
 
 def load_weights(model: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
     """Put weights into a model, sharing their memory; all must be there, and fit."""
+    for name, own in model.state_dict().items():
+        if name in tensors and tensors[name].shape != own.shape:
+            raise ModelError(
+                f"weights and model disagree on {name}: it is {list(tensors[name].shape)} but must "
+                f"be {list(own.shape)}"
+            )
     result = model.load_state_dict(tensors, strict=False, assign=True)
     if result.missing_keys or result.unexpected_keys:
         wrong = ", ".join(sorted({*result.missing_keys, *result.unexpected_keys}))

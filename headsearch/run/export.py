@@ -107,7 +107,11 @@ def operating_point(result: dict[str, Any], heads: int | None) -> dict[str, Any]
 
     Raises:
         InputError: there is none; the text lists those that there are.
+        RunFolderError: the result lacks something.
     """
+    for name in ("best", "operating_points", "baseline", "certificate", "threshold"):
+        if name not in result:
+            raise RunFolderError(f"{RESULT} is not complete: it lacks {name!r}")
     points = [result["best"], *result["operating_points"]]
     for point in points:
         if heads is None or point["heads_removed"] == heads:
