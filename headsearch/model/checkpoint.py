@@ -44,12 +44,12 @@ def load_model(name: str) -> tuple[nn.Module, Any]:
         raise ModelError(f"model folder not found: {name}")
     with quiet_transformers():
         try:
-            config = AutoConfig.from_pretrained(name)
+            config = AutoConfig.from_pretrained(name, trust_remote_code=False)
             if folder.is_dir() and hasattr(config, RECORD):
                 model = load_pruned(folder)
             else:
                 model = _load_stock(name)
-            tokenizer = AutoTokenizer.from_pretrained(name)
+            tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
         except (
             OSError,
             ValueError,
@@ -70,7 +70,7 @@ def load_config(name: str) -> Any:
         ModelError: there is none, or it can't be read.
     """
     try:
-        return AutoConfig.from_pretrained(name)
+        return AutoConfig.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"could not load the model {name!r}: {first_line(error)}") from None
 
@@ -79,6 +79,7 @@ def _load_stock(name: str) -> nn.Module:
     model: nn.Module
     model, report = AutoModelForSequenceClassification.from_pretrained(
         name,
+        trust_remote_code=False,
         dtype=torch.float32,
         use_safetensors=True,
         output_loading_info=True,
@@ -161,7 +162,7 @@ def load_pruned(folder: str | Path) -> nn.Module:
         raise ModelError(f"model folder not found: {place}")
     with quiet_transformers():
         try:
-            config = AutoConfig.from_pretrained(place)
+            config = AutoConfig.from_pretrained(place, trust_remote_code=False)
             record = getattr(config, RECORD, None)
             if record is None:
                 return _load_stock(str(place)).eval()

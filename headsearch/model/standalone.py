@@ -80,6 +80,8 @@ class _Parts:
                 self.imports.add(ast.unparse(ast.Import([alias])))
             elif str(node.module).split(".")[0] == _PACKAGE:
                 self.add(str(node.module), alias.name)
+                if name != alias.name:
+                    self.definitions.append(f"\n{name} = {alias.name}")
             else:
                 self.imports.add(ast.unparse(ast.ImportFrom(node.module, [alias], 0)))
 
