@@ -133,7 +133,7 @@ def write_pruned(model: nn.Module, place: Path, tokenizer: Any = None) -> None:
     kind = stock_class(type(model))
     config = json.loads((place / CONFIG).read_text(encoding="utf-8"))
     config["architectures"] = [kind.__name__]
-    config["auto_map"] = {AUTO_CLASS: f"{Path(CODE).stem}.Narrow{kind.__name__}"}
+    config["auto_map"] = {AUTO_CLASS: f"{Path(CODE).stem}.{kind.__name__}"}
     config[RECORD] = {**record, SIZES: sizes.record}
     (place / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     (place / CODE).write_text(loader_source(kind, sizes.classes), encoding="utf-8")

@@ -14,7 +14,7 @@ _PACKAGE = "headsearch"
 
 _CLASS = """
 
-class Narrow{name}(NarrowModel, {name}):
+class {name}(NarrowModel, Whole):
     \"\"\"{name} without the heads that the config lists.\"\"\"
 
     narrow_classes = {{{classes}}}
@@ -25,7 +25,8 @@ def loader_source(kind: type, classes: Iterable[type]) -> str:
     """Return the source of `portable` and a class for it to load the models of a class by.
 
     Args:
-        kind: a model class of transformers, `X`; that of narrow models is `NarrowX`.
+        kind: a model class of transformers. That of narrow models has the same name: pipelines
+            and other tools go by it.
         classes: the classes that take the place of modules' own.
     """
     names = [each.__name__ for each in classes]
@@ -35,7 +36,7 @@ def loader_source(kind: type, classes: Iterable[type]) -> str:
     parts = [
         inspect.getsource(portable).rstrip(),
         f"\n\n# What follows is of {kind.__name__}.",
-        f"from {kind.__module__} import {kind.__name__}  # noqa: E402",
+        f"from {kind.__module__} import {kind.__name__} as Whole  # noqa: E402",
         standalone(classes),
     ]
     return "\n".join(parts).rstrip() + "\n" + own
