@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
+import copy
 import inspect
+import itertools
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,11 @@ import torch
 from torch import nn
 
 from headsearch.heads import HeadMap, HeadSet
-from headsearch.model.families import AttentionLayer, family_of, head_map
+from headsearch.model.families import family_of, head_map
 from headsearch.model.latency import rounds
-from headsearch.model.narrow import narrowed
+from headsearch.model.narrow import RECORD, narrowed
 from headsearch.model.samples import sample_inputs
+from headsearch.model.sizes import sizes_of
 
 # Seconds of one measurement at least; attention is short, and there are many to measure.
 LEAST = 0.005
@@ -57,30 +59,40 @@ def attention_times(
                 found.append(small.get_submodule(paths[number]))
     tables = {}
     for number, found in attentions.items():
-        given, named = arguments[paths[number]]
+        given, named, times = arguments[paths[number]]
         calls = [_call(attention, given, named) for attention in reversed(found)]
         kind = "cpu" if device.type == "cpu" else str(device)
         seconds = rounds(calls, repeats, kind, LEAST)  # (heads removed, rounds)
-        saved = np.median(seconds[0] - seconds, axis=1) * 1e6
+        saved = times * np.median(seconds[0] - seconds, axis=1) * 1e6
         table = np.maximum.accumulate(np.maximum(0, np.rint(saved))).astype(int)
         tables[number] = [int(n) for n in table]
     return [tables[number] for number in first]
 
 
 def _attention_paths(model: nn.Module) -> list[str]:
-    """Return for each layer the path of the smallest module that holds all its projections."""
+    """Return for each layer the path of the smallest module that holds all that narrowing cuts."""
+    layers = family_of(model).layers(model)
+    config: Any = copy.deepcopy(model.config)
+    record = getattr(config, RECORD, None)
+    whole = head_map(model) if record is None else HeadMap.from_mask(record)[0]
+    one = HeadSet.of(whole.start(layer) for layer in range(whole.layers))
+    setattr(config, RECORD, whole.to_mask(one))
+    cut = sizes_of(type(model), config).record["modules"]
     names = {id(module): path for path, module in model.named_modules()}
-    return [_around(layer, names) for layer in family_of(model).layers(model)]
+    outputs = [names[id(layer.output)] for layer in layers]
+    inside: dict[str, list[str]] = {output: [output] for output in outputs}
+    for path in cut:
+        inside[max(outputs, key=lambda output: len(_common([output, path])))].append(path)
+    return [".".join(_common(inside[output])) for output in outputs]
 
 
-def _around(layer: AttentionLayer, names: dict[int, str]) -> str:
-    parts = [getattr(layer, field.name) for field in dataclasses.fields(layer)]
-    inside = [names[id(part)].split(".") for part in parts if id(part) in names]
-    common = inside[0][:-1]
-    for path in inside:
-        while path[: len(common)] != common:
-            common = common[:-1]
-    return ".".join(common)
+def _common(paths: list[str]) -> list[str]:
+    """Return how far paths are the same, name by name; of a path alone, its parent."""
+    steps = [path.split(".") for path in paths]
+    if len(set(paths)) == 1:
+        return steps[0][:-1]
+    same = itertools.takewhile(lambda names: len(set(names)) == 1, zip(*steps, strict=False))
+    return [names[0] for names in same]
 
 
 def _kind(attention: nn.Module, heads: int) -> object:
@@ -95,13 +107,13 @@ def _kind(attention: nn.Module, heads: int) -> object:
 
 def _arguments(
     model: nn.Module, paths: list[str], inputs: dict[str, torch.Tensor]
-) -> dict[str, tuple[tuple[Any, ...], dict[str, Any]]]:
-    """Return what each of the modules is called with in a forward of the model."""
-    seen: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {}
+) -> dict[str, tuple[tuple[Any, ...], dict[str, Any], int]]:
+    """Return what each module is called with in a forward of the model, and how often."""
+    seen: dict[str, tuple[tuple[Any, ...], dict[str, Any], int]] = {}
 
     def watch(path: str) -> Any:
         def hook(_: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
-            seen[path] = given, named
+            seen[path] = given, named, 1 + (seen[path][2] if path in seen else 0)
 
         return model.get_submodule(path).register_forward_pre_hook(hook, with_kwargs=True)
 

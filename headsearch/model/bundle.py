@@ -20,7 +20,7 @@ from headsearch.heads import HeadMap
 from headsearch.model.checkpoint import load_weights
 from headsearch.model.families import family_of
 from headsearch.model.narrow import RECORD, narrow_in_place
-from headsearch.model.sizes import stock_class
+from headsearch.model.stock import stock_class
 
 
 @dataclass(frozen=True)

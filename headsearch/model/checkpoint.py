@@ -20,13 +20,13 @@ from headsearch.heads import HeadMap
 from headsearch.model.families import family_of
 from headsearch.model.narrow import RECORD, narrow_in_place
 from headsearch.model.portable import SIZES
-from headsearch.model.sizes import Sizes, check_shape, sizes_of, stock_class
+from headsearch.model.sizes import Sizes, check_shape, sizes_of
 from headsearch.model.staging import first_line, staged
 from headsearch.model.standalone import loader_source
+from headsearch.model.stock import auto_class, stock_class
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
-# What transformers runs of a folder, if told to trust it.
-CODE, AUTO_CLASS = "modeling_headsearch.py", "AutoModelForSequenceClassification"
+CODE = "modeling_headsearch.py"  # what transformers runs of a folder, if told to trust it
 
 
 def load_model(name: str) -> tuple[nn.Module, Any]:
@@ -133,7 +133,7 @@ def write_pruned(model: nn.Module, place: Path, tokenizer: Any = None) -> None:
     kind = stock_class(type(model))
     config = json.loads((place / CONFIG).read_text(encoding="utf-8"))
     config["architectures"] = [kind.__name__]
-    config["auto_map"] = {AUTO_CLASS: f"{Path(CODE).stem}.{kind.__name__}"}
+    config["auto_map"] = {auto_class(kind): f"{Path(CODE).stem}.{kind.__name__}"}
     config[RECORD] = {**record, SIZES: sizes.record}
     (place / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     (place / CODE).write_text(loader_source(kind, sizes.classes), encoding="utf-8")

@@ -31,18 +31,27 @@ def random_inputs(
 ) -> dict[str, Tensor]:
     """Return the same random inputs each time, on the CPU, each (batch, tokens) int64.
 
+    For a model of images it is `pixel_values`, (batch, channels, height, width) float32.
+
     Args:
         config: of the model that they are for.
         batch, tokens: how many.
         padded: let every second example end in padding.
     """
-    random, pad = np.random.default_rng(0), config.pad_token_id
-    usable = np.delete(np.arange(config.vocab_size), [] if pad is None else pad)
-    ids = random.choice(usable, (batch, tokens))
-    mask = np.ones((batch, tokens), dtype=np.int64)
+    random = np.random.default_rng(0)
+    if not hasattr(config, "vocab_size"):
+        size = (batch, config.num_channels, config.image_size, config.image_size)
+        return {"pixel_values": torch.from_numpy(random.standard_normal(size, dtype=np.float32))}
+    pad, end = config.pad_token_id, config.eos_token_id
+    words = np.setdiff1d(np.arange(config.vocab_size), [n for n in (pad, end) if n is not None])
+    ids = random.choice(words, (batch, tokens))
+    lengths = np.full(batch, tokens)
     if padded:
-        mask[1::2, (tokens + 1) // 2 :] = 0
-        ids[mask == 0] = pad or 0
+        lengths[1::2] = (tokens + 1) // 2
+    mask = (np.arange(tokens) < lengths[:, None]).astype(np.int64)
+    if isinstance(end, int):  # some classifiers read the end, and there must be one
+        ids[np.arange(batch), lengths - 1] = end
+    ids[mask == 0] = pad or 0
     arrays = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(mask)}
     return {name: torch.from_numpy(array) for name, array in arrays.items()}
 

@@ -15,6 +15,7 @@ from headsearch.heads import HeadMap
 from headsearch.model.families import head_map
 from headsearch.model.narrow import RECORD, narrow_in_place
 from headsearch.model.portable import FORMAT
+from headsearch.model.stock import stock_class
 
 # What every module has, such as its parameters and hooks; anything else is an attribute of its own.
 _OWN = frozenset(vars(nn.Module()))
@@ -40,18 +41,6 @@ class _Seen:
     shapes: dict[str, list[int]]
     attributes: dict[str, Any]
     hooks: int
-
-
-def stock_class(kind: type) -> Any:
-    """Return the transformers class that a model class is or derives from.
-
-    Raises:
-        ModelError: there is none.
-    """
-    for parent in kind.__mro__:
-        if parent.__module__.startswith("transformers."):
-            return parent
-    raise ModelError(f"{kind.__name__} is not a class of transformers")
 
 
 def sizes_of(kind: type, config: Any) -> Sizes:

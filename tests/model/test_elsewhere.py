@@ -10,6 +10,7 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import torch
+from transformers import ViTConfig
 
 from headsearch.errors import InputError, ModelError
 from headsearch.heads import HeadSet
@@ -104,10 +105,14 @@ def test_differences_are_relative_and_nan_is_far() -> None:
 
 
 def test_inputs_are_the_same_each_time_and_hold_no_padding_by_chance() -> None:
-    config = tiny_model("MPNet").config  # padding is 1
+    config = tiny_model("MPNet").config  # padding is 1, and 2 ends a text
     made, again = (random_inputs(config, 4, 200) for _ in range(2))
     assert torch.equal(made["input_ids"], again["input_ids"])
-    assert set(made["input_ids"].flatten().tolist()) == set(range(60)) - {1}
+    assert set(made["input_ids"][:, :-1].flatten().tolist()) == set(range(60)) - {1, 2}
+    assert made["input_ids"][:, -1].tolist() == [2] * 4
     padded = random_inputs(config, 4, 5, padded=True)
     assert padded["attention_mask"].sum(dim=1).tolist() == [5, 3, 5, 3]
     assert (padded["input_ids"][padded["attention_mask"] == 0] == 1).all()
+    assert padded["input_ids"][1].tolist()[2:] == [2, 1, 1]
+    images = random_inputs(ViTConfig(image_size=8), 2, 1)
+    assert images["pixel_values"].shape == (2, 3, 8, 8)

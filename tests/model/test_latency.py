@@ -130,6 +130,15 @@ def test_attention_is_timed_with_as_many_heads_as_are_left(
     assert torch.equal(outputs[4], bias.expand(2, 8, 24))  # no head is left
 
 
+@pytest.mark.parametrize("family", sorted(SPECS))
+def test_what_is_timed_is_the_attention(family: str) -> None:
+    paths = tables._attention_paths(narrowed(tiny_model(family), HeadSet.of([0, 4, 5, 6, 7])))
+    assert [path.replace(str(n), "N") for n, path in enumerate(paths)] == [
+        paths[0].replace("0", "N")
+    ] * 3
+    assert paths[1].split(".1.")[1] == ("attention.attn" if family == "MPNet" else "attention")
+
+
 def test_more_work_takes_longer() -> None:
     small, large = torch.ones(60, 60), torch.ones(600, 600)
     started = time.perf_counter()
