@@ -16,8 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from headsearch.errors import InputError, ModelError
-from headsearch.model.families import max_tokens
-from headsearch.model.samples import largest_difference, logits_of, sample_inputs
+from headsearch.model.samples import largest_difference, logits_of, longest, sample_inputs
 from headsearch.model.staging import first_line
 
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
@@ -41,7 +40,8 @@ def export_onnx(model: nn.Module, names: Sequence[str], place: Path) -> float:
 
     Args:
         model: any model of a known family, on the CPU, in eval mode.
-        names: its inputs; each is (batch, tokens) int64, both of any size.
+        names: its inputs; each is (batch, tokens) int64, both of any size, or (batch, channels,
+            height, width) float32, with a batch of any size.
         place: the folder.
 
     Returns:
@@ -56,7 +56,10 @@ def export_onnx(model: nn.Module, names: Sequence[str], place: Path) -> float:
     # ONNX Runtime refuses the attention of a layer with no head left, but not step by step.
     eager.set_attn_implementation("eager")
     examples = sample_inputs(model, 2, 5)
-    sizes = {0: "batch", 1: "tokens"}
+    sizes = {
+        name: {0: "batch"} if name == "pixel_values" else {0: "batch", 1: "tokens"}
+        for name in names
+    }
     try:
         with _quiet():
             program: Any = torch.onnx.export(
@@ -65,13 +68,14 @@ def export_onnx(model: nn.Module, names: Sequence[str], place: Path) -> float:
                 dynamo=True,
                 input_names=list(names),
                 output_names=[OUTPUT],
-                dynamic_shapes={"inputs": tuple(sizes for _ in names)},
+                dynamic_shapes={"inputs": tuple(sizes[name] for name in names)},
                 verbose=False,
             )
             program.save(place / FILE)
     except RuntimeError as error:
-        raise ModelError(f"could not write the model as ONNX: {first_line(error)}") from None
-    session, most = OnnxSession(place), min(max_tokens(model), LONGEST)
+        reason = first_line(error.__cause__ or error)  # its own text is advice on how to report it
+        raise ModelError(f"could not write the model as ONNX: {reason}") from None
+    session, most = OnnxSession(place), longest(model, LONGEST)
     pairs = []
     for batch, tokens in ((1, 1), (3, 7), (2, min(most, 40)), (1, most)):
         inputs = sample_inputs(model, batch, tokens, padded=True)

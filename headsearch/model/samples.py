@@ -10,11 +10,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from headsearch.model.families import max_tokens
+
 
 def input_names(model: nn.Module, tokenizer: Any) -> list[str]:
     """Return those of the tokenizer's outputs that the model takes, in the tokenizer's order."""
     taken = inspect.signature(model.forward).parameters
     return [name for name in tokenizer.model_input_names if name in taken]
+
+
+def longest(model: nn.Module, limit: int) -> int:
+    """Return how many tokens the model can read, but no more than a limit."""
+    return min(max_tokens(model) or limit, limit)  # some have none of their own
 
 
 def sample_inputs(

@@ -17,11 +17,17 @@ from headsearch.errors import InputError, ModelError, RunFolderError
 from headsearch.heads import HeadMap, HeadSet
 from headsearch.model.bundle import bundle
 from headsearch.model.checkpoint import load_model, load_pruned, write_pruned
-from headsearch.model.families import head_map, max_tokens
+from headsearch.model.families import head_map
 from headsearch.model.gate import removed_heads
 from headsearch.model.narrow import RECORD, narrowed
 from headsearch.model.onnx import NEEDED, export_onnx, require_onnx
-from headsearch.model.samples import input_names, largest_difference, logits_of, sample_inputs
+from headsearch.model.samples import (
+    input_names,
+    largest_difference,
+    logits_of,
+    longest,
+    sample_inputs,
+)
 from headsearch.model.staging import check_free, staged
 from headsearch.model.zeroed import zeroed
 from headsearch.run.config import RunConfig
@@ -145,7 +151,7 @@ def _heads_of(
 def _apart(model: nn.Module, removed: HeadSet, made: nn.Module) -> float:
     """Return how far a model is from the gated original; raise ModelError if that is too far."""
     pairs = []
-    for batch, tokens in ((1, 2), (4, min(max_tokens(model), 48))):
+    for batch, tokens in ((1, 2), (4, longest(model, 48))):
         inputs = sample_inputs(model, batch, tokens, padded=True)
         with removed_heads(model, removed):
             expected = logits_of(model, inputs)

@@ -76,7 +76,8 @@ def test_onnx_that_differs_is_an_error(tmp_path: Path, monkeypatch: pytest.Monke
         export_onnx(model, ["input_ids"], tmp_path)
 
     def fails(*_: Any, **__: Any) -> None:
-        raise torch.onnx.errors.OnnxExporterError("no such operator\nsecond line")
+        reason = RuntimeError("no such operator\nsecond line")
+        raise torch.onnx.errors.OnnxExporterError("How to report this") from reason
 
     monkeypatch.setattr(torch.onnx, "export", fails)
     with pytest.raises(ModelError, match=r"^could not write the model as ONNX: no such operator$"):
