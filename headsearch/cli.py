@@ -13,7 +13,14 @@ from rich.console import Console
 
 from headsearch import __version__
 from headsearch.errors import HeadsearchError
-from headsearch.run.config import DTYPES, ENGINES, WEIGHTS, RunConfig, seconds
+from headsearch.run.config import (
+    DTYPES,
+    ENGINES,
+    EXPORT_FORMATS,
+    WEIGHTS,
+    RunConfig,
+    seconds,
+)
 from headsearch.task.metric import METRICS
 
 INTERRUPTED = 130
@@ -156,6 +163,61 @@ def verify(target: Path, data: str | None, as_json: bool) -> None:
     click.echo(json.dumps(scores, indent=1) if as_json else "\n".join(verify_lines(scores)))
     if not scores.get("verified", True):
         sys.exit(NOT_VERIFIED)
+
+
+@cli.command()
+@click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
+@click.option("--heads", type=int, help="Remove so many. [the most within the budget]")
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(EXPORT_FORMATS),
+    required=True,
+    help="narrow: smaller, transformers loads it with a file that comes along; zeroed: as large as "
+    "before, any tool loads it; onnx: for ONNX Runtime.",
+)
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Must not exist yet.")
+def export(folder: Path, heads: int | None, kind: str, out: Path) -> None:
+    """Write the model of an operating point of RUN, with tokenizer and model card."""
+    from headsearch.report.card import card, export_lines
+    from headsearch.run.export import export as export_model
+
+    click.echo("\n".join(export_lines(export_model(folder, out, kind, heads, card))))
+
+
+@cli.command(epilog="Example: headsearch latency ./model ./small --batch 1 --tokens 128")
+@click.argument("models", metavar="MODEL...", nargs=-1, required=True)
+@click.option("--batch", "batches", type=int, multiple=True, help="Examples. [1 and 32]")
+@click.option("--tokens", type=int, multiple=True, help="Of each example. [32 and 128]")
+@click.option("--threads", type=int, help="CPU threads. [as the libraries choose]")
+@click.option("--repeats", type=int, default=15, help="Rounds of measurements. [15]")
+@click.option("--device", type=click.Choice(("cpu", "cuda")), default="cpu", help="[cpu]")
+@click.option("--onnx", is_flag=True, help="Measure each model in ONNX Runtime too.")
+@click.option("--json", "as_json", is_flag=True, help="Print all figures as JSON.")
+def latency(
+    models: tuple[str, ...],
+    batches: tuple[int, ...],
+    tokens: tuple[int, ...],
+    threads: int | None,
+    repeats: int,
+    device: str,
+    onnx: bool,
+    as_json: bool,
+) -> None:
+    """Measure how long MODELs take, each against the first, and what memory a call needs."""
+    from headsearch.report.latency import latency_lines
+    from headsearch.run.latency import latency as measure
+
+    measured = measure(
+        models,
+        batches=batches or (1, 32),
+        tokens=tokens or (32, 128),
+        repeats=repeats,
+        thread_count=threads,
+        device=device,
+        onnx=onnx,
+    )
+    click.echo(json.dumps(measured, indent=1) if as_json else "\n".join(latency_lines(measured)))
 
 
 @cli.command()
