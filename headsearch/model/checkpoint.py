@@ -224,6 +224,8 @@ def _class_of(config: Any) -> Any:
     kind = getattr(transformers, name or "", None)
     if not isinstance(kind, type) or not issubclass(kind, PreTrainedModel):
         raise ModelError(f"a model's class must be one of transformers' own but got {name}")
+    if not isinstance(config, kind.config_class):
+        raise ModelError(f"a {name} has another configuration than a {type(config).__name__}")
     return kind
 
 
