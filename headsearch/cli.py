@@ -159,6 +159,23 @@ def verify(target: Path, data: str | None, as_json: bool) -> None:
 
 
 @cli.command()
+@click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
+@click.option("--format", "style", type=click.Choice(("html", "md")), default="html", help="[html]")
+@click.option("--out", type=click.Path(path_type=Path), help="The file. [RUN/report.html or .md]")
+@click.option("--no-examples", is_flag=True, help="Without the answers that changed: no texts.")
+def report(folder: Path, style: str, out: Path | None, no_examples: bool) -> None:
+    """Write what RUN found as one HTML page, or as Markdown with figures beside it."""
+    from headsearch.report.figures import require_matplotlib
+    from headsearch.report.page import write_report
+    from headsearch.run.findings import gather
+
+    require_matplotlib()  # before anything that takes long
+    findings = gather(folder, with_examples=not no_examples)
+    for path in write_report(out or folder / f"report.{style}", style, **findings):
+        click.echo(path)
+
+
+@cli.command()
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder. [runs/demo-N]")
 def demo(out: Path | None) -> None:
     """The whole way on a real model and real data; no model hub is needed."""
