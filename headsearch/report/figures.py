@@ -132,11 +132,12 @@ def metric_curve(
             [count for count, _, _ in tried], middles, spans, fmt="s", color=INK, markersize=4,
             elinewidth=0.8, capsize=2, label="certify split",
         )  # fmt: skip
-    axes.plot([0], [result["baseline"]["metric"]], "D", color=ACCENT, markersize=4, label="full model")
+    full = result["baseline"]["metric"]
+    axes.plot([0], [full], "D", color=ACCENT, markersize=4, label="full model")
     axes.axhline(result["threshold"], color=INK, linewidth=0.8, linestyle="--", label="threshold")
     _ring(axes, result["best"]["heads_removed"], result["best"]["metric"])
     # What lies far below the budget would press all else together.
-    shown = [*metric, result["threshold"], result["baseline"]["metric"]]
+    shown = [*metric, result["threshold"], full]
     shown += [edge for band in bands or () for edge in band]
     shown += [edge for _, _, band in tried for edge in band]
     room = 0.08 * (max(shown) - min(shown)) or 0.01
@@ -147,9 +148,7 @@ def metric_curve(
 
 
 @_styled
-def loss_curve(
-    result: Mapping[str, Any], points: Sequence[Mapping[str, Any]]
-) -> Figure:
+def loss_curve(result: Mapping[str, Any], points: Sequence[Mapping[str, Any]]) -> Figure:
     """Draw heads removed against mean loss of the operating points, fewest heads first."""
     figure, axes = _axes(2.4)
     known = [(p["heads_removed"], p["loss"]) for p in points if p["loss"] is not None]

@@ -69,7 +69,7 @@ def write_report(
         if figure is None:
             continue
         if style == "html":
-            pictures[key] = Markup(figures.to_svg(figure, key))  # noqa: S704: made here, no data
+            pictures[key] = Markup(figures.to_svg(figure, key))  # made here, without data
         else:
             pictures[key] = f"{out.stem}-{key}.png"
             written[out.parent / pictures[key]] = figures.to_png(figure)
@@ -79,7 +79,7 @@ def write_report(
         name=name, config=config, result=result, steps=steps, latency=latency, command=command,
         changes=changes, pictures=pictures, found=found, claims=claims,
         population=population_claims(dict(result)), confidence=CONFIDENCE, tried=tried,
-        points=list(zip(points, bands or [None] * len(points), strict=True)),
+        points=[(point, bands[i] if bands else None) for i, point in enumerate(points)],
         effects=[(shape.position(head), effect) for head, effect in effects.items()],
         scored=len(states), version=result["headsearch"],
     )  # fmt: skip
@@ -117,7 +117,7 @@ def _environment() -> Environment:
 def _number(value: float | None, digits: int = 4) -> str:
     """Return a number for a table; a dash for none."""
     if value is None:
-        return "–"
+        return "\N{EN DASH}"
     return f"{value:,}" if isinstance(value, int) else f"{value:,.{digits}f}"
 
 
@@ -128,7 +128,7 @@ def _signed(value: float, digits: int = 4) -> str:
 def _cell(text: str) -> Markup:
     """Escape what would be markup in a cell of a Markdown table, HTML too."""
     safe = str(escape(" ".join(text.split())))
-    return Markup("".join(f"\\{c}" if c in "\\|*_`[]~" else c for c in safe))  # noqa: S704: escaped
+    return Markup("".join(f"\\{c}" if c in "\\|*_`[]~" else c for c in safe))
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -75,9 +75,7 @@ def command_line(config: RunConfig) -> str:
     return shlex.join(words)
 
 
-def changed_answers(
-    config: RunConfig, fingerprint: str, mask: dict[str, Any]
-) -> dict[str, Any]:
+def changed_answers(config: RunConfig, fingerprint: str, mask: dict[str, Any]) -> dict[str, Any]:
     """Return how the answers on the search split changed, by the plain forward.
 
     Args:
@@ -107,7 +105,8 @@ def changed_answers(
     source = np.argsort(task.data.order)  # rows in the order of the source
 
     def answers(heads: HeadSet) -> np.ndarray:
-        return plain_outputs(task.model, task.data.batches, heads).argmax(axis=1)[source]
+        outputs = plain_outputs(task.model, task.data.batches, heads)
+        return np.asarray(outputs.argmax(axis=1)[source])
 
     before, after = answers(HeadSet()), answers(task.shape.from_mask_for(mask))
     return _compare(examples, before, after, dict(settings.id2label))
