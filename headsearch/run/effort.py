@@ -13,9 +13,9 @@ measured.
 Time. What doesn't shrink with more workers was fitted by eye, rather too long than too short, to
 the efficiencies in `benchmarks/results/scaling_simulated.json`, of 8 to 1,024 GPUs: some 2 seconds,
 .3 milliseconds for each example, which the coordinator thinks about, and the work of 6 examples,
-since a step ends with the last of its pieces. It agrees with `benchmarks/results/scaling_real.json`,
-where two workers get .93 to 1.01 of what the machine gives two independent processes. These searches
-had no proposals yet, whose rounds are smaller: of many workers expect less.
+since a step ends with the last of its pieces. It agrees with two real workers, which get .93 to
+1.01 of what the machine gives two independent processes (`benchmarks/results/scaling_real.json`).
+These searches had no proposals yet, whose rounds are smaller: of many workers expect less.
 """
 
 from __future__ import annotations
