@@ -2,9 +2,9 @@
 
     python -m benchmarks.plan ASSETS OUT
 
-`ASSETS` is what `benchmarks.train_minilm` made. Plans a search, runs it, and writes both to the JSON
-file OUT: expected evaluations and seconds with their range, and what it took. The aim is that the
-time is within a factor of 2. Other programs beside it slow the search but perhaps not the probe.
+`ASSETS` is what `benchmarks.train_minilm` made. Plans a search, runs it, and writes both to the
+JSON file OUT: expected evaluations and seconds with their range, and what it took. The aim is that
+the time is within a factor of 2. Other programs beside it slow the search but perhaps not the probe.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def main() -> None:
     parser.add_argument("assets", type=Path)
     parser.add_argument("out", type=Path)
     args = parser.parse_args()
-    rows = []
+    made, rows = provenance(), []
     for case in CASES:
         config = RunConfig(
             model=str(args.assets / "model"), data=str(args.assets / "search.csv"), **case
@@ -64,7 +64,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             rows.append(compare(config, Path(folder) / "run"))
         print(json.dumps(rows[-1]), flush=True)
-        args.out.write_text(json.dumps({**provenance(), "rows": rows}, indent=1) + "\n")
+        args.out.write_text(json.dumps({**made, "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
