@@ -4,7 +4,7 @@
 
 `ASSETS` is what `benchmarks.train_minilm` made. Plans a search, runs it, and writes both to the
 JSON file OUT: expected evaluations and seconds with their range, and what it took. The aim is that
-the time is within a factor of 2. Other programs beside it slow the search but perhaps not the probe.
+the time is within a factor of 2. Other programs beside it may slow the one and not the other.
 """
 
 from __future__ import annotations

@@ -114,7 +114,7 @@ def metric_curve(
         scored: (heads removed, metric) of all that was scored.
         tried: (heads removed, metric, exact interval) on the certify split.
     """
-    figure, axes = _axes(3.7)
+    figure, axes = _axes(3.5)
     heads = [point["heads_removed"] for point in points]
     metric = [point["metric"] for point in points]
     axes.plot(*_columns(scored), ".", color=MUTED, alpha=0.35, markersize=3, label="scored")
@@ -150,7 +150,7 @@ def metric_curve(
 @_styled
 def loss_curve(result: Mapping[str, Any], points: Sequence[Mapping[str, Any]]) -> Figure:
     """Draw heads removed against mean loss of the operating points, fewest heads first."""
-    figure, axes = _axes(2.4)
+    figure, axes = _axes(2.2)
     known = [(p["heads_removed"], p["loss"]) for p in points if p["loss"] is not None]
     axes.plot(*_columns(known), "-o", color=ACCENT, markersize=4, label="search split")
     if result["best"]["loss"] is not None:
@@ -235,7 +235,7 @@ def _inscribe(axes: Axes, place: tuple[int, int], text: str) -> None:
 def _axes(height: float) -> tuple[Figure, Axes]:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(5.6, height), layout="constrained")
+    figure = Figure(figsize=(4.8, height), layout="constrained")
     return figure, figure.subplots()
 
 
