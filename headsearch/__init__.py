@@ -9,9 +9,17 @@ from typing import TYPE_CHECKING, Any
 from headsearch._version import __version__
 
 if TYPE_CHECKING:
-    from headsearch.api import SearchResult, load_pruned, prune, save_pruned, search
+    from headsearch.api import SearchResult, load_pruned, prune, save_pruned, search, write_report
 
-__all__ = ["SearchResult", "__version__", "load_pruned", "prune", "save_pruned", "search"]
+__all__ = [
+    "SearchResult",
+    "__version__",
+    "load_pruned",
+    "prune",
+    "save_pruned",
+    "search",
+    "write_report",
+]
 
 
 def __getattr__(name: str) -> Any:

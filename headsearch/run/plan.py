@@ -20,7 +20,7 @@ from headsearch.run.folder import check_free
 from headsearch.run.prepare import Task, load_task
 from headsearch.run.probe import Speed, probe
 
-PROBE_SECONDS = 8.0
+PROBE_SECONDS = 10.0
 # Numbers of workers are doubled while half of what they could do is used, and up to 8 in any case.
 LEAST_SHOWN, LEAST_EFFICIENCY = 8, 0.5
 # What a memo takes beyond the outputs and gradients in it: measured, a tenth.
@@ -57,9 +57,7 @@ def make_plan(config: RunConfig, out: Path, price: float | None = None) -> dict[
     each, memory = engines.worker_bytes(config, task), engines.machine_memory()
     disk, free = _memo_bytes(task, evaluations), shutil.disk_usage(parent).free
     if disk > free:
-        raise StorageError(
-            f"the scores may take {disk / 1e9:.1f} GB but {parent} has {free / 1e9:.1f} GB free"
-        )
+        raise StorageError(f"the scores may take {_size(disk)} but {parent} has {_size(free)} free")
     times = []
     if evaluations is not None:
         times = _times(task, config, choice, speed, evaluations, price)
@@ -156,3 +154,7 @@ def _existing_parent(out: Path) -> Path:
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
         raise StorageError(f"could not write {out}: {parent} is not a folder to write in")
     return parent
+
+
+def _size(count: float) -> str:
+    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e3:,.1f} kB"

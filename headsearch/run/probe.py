@@ -57,8 +57,7 @@ def probe(task: Task, plan: Plan, seconds: float) -> Speed:
         EngineError: the model doesn't fit the device.
     """
     parent, children = _asked(task.shape)
-    spent = {"outputs": 0.0, "gradient": 0.0, "plain": 0.0}
-    tokens, began = 0, time.monotonic()
+    costs, tokens, began = list[np.ndarray](), 0, time.monotonic()
     with _threads(plan.threads):
         evaluator = make_evaluator(
             task.bundle, task.data, dtype=plan.dtype, gpus=plan.gpus, cache_bytes=plan.cache_bytes
@@ -76,17 +75,18 @@ def probe(task: Task, plan: Plan, seconds: float) -> Speed:
             marks.append(time.perf_counter())
             plain_outputs(task.model, task.data.batches[place : place + 1], HeadSet())
             marks.append(time.perf_counter())
-            for name, took in zip(spent, np.diff(marks).tolist(), strict=True):
-                spent[name] += took
+            costs.append(np.diff(marks) / _tokens(task.data.batches[place]))
             tokens += _tokens(task.data.batches[place])
             if time.monotonic() - start >= seconds:
                 break
-    share = tokens / sum(_tokens(batch) for batch in task.data.batches)
+    every = sum(_tokens(batch) for batch in task.data.batches)
+    # The median of the batches: other programs come and go.
+    outputs, gradient, plain = (every * np.median(costs, axis=0)).tolist()
     return Speed(
-        evaluation=spent["outputs"] / len(children) / share,
-        gradient=spent["gradient"] / share,
-        plain=spent["plain"] / share,
-        share=share,
+        evaluation=outputs / len(children),
+        gradient=gradient,
+        plain=plain,
+        share=tokens / every,
         seconds=time.monotonic() - began,
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-import headsearch
+PACKAGE = Path(__file__).parent.parent
 
 
 def commit() -> str | None:
@@ -13,19 +13,18 @@ def commit() -> str | None:
 
     A plus follows where the package's files differ from it.
     """
-    package = Path(headsearch.__file__).parent
-    if not (package.parent / ".git").exists():
+    if not (PACKAGE.parent / ".git").exists():
         return None
     try:
-        head = _git(package, "rev-parse", "--short=12", "HEAD")
-        changed = _git(package, "status", "--porcelain", "--", ".")
+        head = _git("rev-parse", "--short=12", "HEAD")
+        changed = _git("status", "--porcelain", "--", ".")
     except (OSError, subprocess.SubprocessError):  # no git, or not one that reads this checkout
         return None
     return head + ("+" if changed else "")
 
 
-def _git(folder: Path, *words: str) -> str:
+def _git(*words: str) -> str:
     done = subprocess.run(
-        ["git", *words], cwd=folder, capture_output=True, text=True, check=True, timeout=10
+        ["git", *words], cwd=PACKAGE, capture_output=True, text=True, check=True, timeout=10
     )
     return done.stdout.strip()
