@@ -48,6 +48,8 @@ LIBRARIES: dict[str, set[str]] = {
     "numpy": {"task", "model", "scoring", "testing", "search", "engine", "run", "demo"},
     "click": {"cli"},
     "rich": {"report", "cli", "api", "demo"},
+    "jinja2": {"report"},
+    "matplotlib": {"report"},
 }
 FORBIDDEN_MODULES = {"pickle", "dill", "cloudpickle", "shelve", "marshal"}
 FORBIDDEN_CALLS = {"eval", "exec", "torch.load", "np.load", "numpy.load"}

@@ -221,10 +221,11 @@ def build(config: Any, record: Any, tensors: dict[str, torch.Tensor]) -> nn.Modu
 def _class_of(config: Any) -> Any:
     """Return the class of transformers that a model was saved from, by its config."""
     name = (config.architectures or [None])[0]
-    kind = getattr(transformers, name or "", None)
+    kind: Any = getattr(transformers, name or "", None)
     if not isinstance(kind, type) or not issubclass(kind, PreTrainedModel):
         raise ModelError(f"a model's class must be one of transformers' own but got {name}")
-    if not isinstance(config, kind.config_class):
+    wanted: Any = kind
+    if not isinstance(config, wanted.config_class):
         raise ModelError(f"a {name} has another configuration than a {type(config).__name__}")
     return kind
 

@@ -9,7 +9,7 @@ from headsearch.report.picture import head_picture
 from headsearch.report.summary import (
     asked_text,
     heads_text,
-    population_lines,
+    population_claims,
     score_text,
     scored_text,
 )
@@ -156,8 +156,7 @@ def _population(exported: dict[str, Any]) -> list[str]:
             "Nothing is claimed about other data than the search split: what the run certified "
             f"there is another operating point, with {heads_text(certified)} removed."
         ]
-    shape, _ = HeadMap.from_mask(exported["mask"])
-    return [line for line in population_lines({**result, "best": point}, shape) if line]
+    return population_claims({**result, "best": point})
 
 
 def _versions(versions: dict[str, str]) -> str:

@@ -13,13 +13,25 @@ from headsearch.task.readout import EXAMPLES, SEQUENCES
 
 def result_lines(result: dict[str, Any], mask: dict[str, Any]) -> list[str]:
     """Return what a person should read of a `result.json` and its `mask.json`."""
+    shape, removed = HeadMap.from_mask(mask)
+    lines = [*search_claims(result), "", head_picture(shape, removed)]
+    if claims := population_claims(result):
+        lines += ["", *claims]
+        point = result["certificate"]["population"].get("certified")
+        if point is not None and point["removed"] != result["best"]["removed"]:
+            lines += ["", head_picture(shape, shape.from_pairs(point["removed"]))]
+    return lines
+
+
+def search_claims(result: dict[str, Any]) -> list[str]:
+    """Return what was found and what holds of it on the search split, the answer first."""
     best, base, name = result["best"], result["baseline"], result["metric"]
     share = best["heads_removed"] / result["heads"] if result["heads"] else 0.0
     bound = result["certificate"]["bound"]
     verified = result["certificate"]["verified"]
     # Results of earlier versions have no weight: theirs was the number of heads.
     weight = result.get("weight", {"kind": "heads", "optimal": bound["optimal"]})
-    lines = [
+    return [
         f"Removed {best['heads_removed']} of {result['heads']} heads ({share:.0%}).",
         *_saved_lines(weight),
         f"{name} on {scored_text(result)}: {score_text(base, name)} before, "
@@ -34,10 +46,7 @@ def result_lines(result: dict[str, Any], mask: dict[str, Any]) -> list[str]:
         if weight["optimal"]
         else "No claim that more is impossible: the search did not score every set of heads.",
         *_assumed_lines(bound),
-        "",
-        head_picture(*HeadMap.from_mask(mask)),
     ]
-    return lines + population_lines(result, HeadMap.from_mask(mask)[0])
 
 
 def _saved_lines(weight: dict[str, Any]) -> list[str]:
@@ -51,13 +60,13 @@ def _saved_lines(weight: dict[str, Any]) -> list[str]:
     ]
 
 
-def population_lines(result: dict[str, Any], shape: HeadMap) -> list[str]:
-    """Say what is claimed of data that the search did not see, and what is not."""
+def population_claims(result: dict[str, Any]) -> list[str]:
+    """Return what is claimed of data that the search did not see, and what is not."""
     claim = result["certificate"].get("population")
     if claim is None:  # a result of before there were certificates
         return []
     if not claim["offered"]:
-        return ["", f"Nothing is claimed about other data: {claim['reason']}."]
+        return [f"Nothing is claimed about other data: {claim['reason']}."]
     sure, examples = f"{100 * claim['confidence']:g} % confidence", claim["examples"]
     most = f"{result['metric']} on the population by at most {claim['max_drop']:g}"
     best, point, name = result["best"], claim["certified"], result["metric"]
@@ -69,7 +78,7 @@ def population_lines(result: dict[str, Any], shape: HeadMap) -> list[str]:
             f"with {sure} that it lowers {most} (p = {tried['p_value']:.2g})."
             for tried in claim["tried"]
         ]
-        return ["", *lines, "Nothing is claimed about other data than the search split."]
+        return [*lines, "Nothing is claimed about other data than the search split."]
     same = point["removed"] == best["removed"]
     lines = [
         f"With {sure}, over draws of the {examples} certify examples, removing "
@@ -88,10 +97,8 @@ def population_lines(result: dict[str, Any], shape: HeadMap) -> list[str]:
         lines += [
             f"Of the {heads_text(best)} above nothing is claimed about other data than "
             "the search split.",
-            "",
-            head_picture(shape, shape.from_pairs(point["removed"])),
         ]
-    return ["", *lines]
+    return lines
 
 
 def status_lines(progress: dict[str, Any]) -> list[str]:
