@@ -135,7 +135,7 @@ def kind_of(model: nn.Module, padding: int | None = None) -> str:
             f"{type(model).__name__} has no classification head: headsearch needs a model for "
             "sequence, token or image classification, or a causal language model"
         )
-    own = config.pad_token_id
+    own = getattr(config, "pad_token_id", None)
     if hasattr(model, "score") and (own is None or padding not in (None, own)):
         wanted = "be set" if padding is None else f"be the tokenizer's, {padding},"
         raise ModelError(
@@ -144,6 +144,11 @@ def kind_of(model: nn.Module, padding: int | None = None) -> str:
         )
     several = getattr(config, "problem_type", None) == "multi_label_classification"
     return LABELS if several else EXAMPLES
+
+
+def reads_images(model: nn.Module) -> bool:
+    """Whether a model reads pixels in place of tokens."""
+    return getattr(model, "main_input_name", None) == "pixel_values"
 
 
 def head_map(model: nn.Module) -> HeadMap:
