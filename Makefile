@@ -6,12 +6,13 @@ BIN := .venv/bin
 export HF_HUB_OFFLINE ?= 1
 export RAY_USAGE_STATS_ENABLED ?= 0
 
-.PHONY: help demo test test-all lint format clean
+.PHONY: help demo test test-all test-reference lint format clean
 
 help:
 	@echo "make demo      prune a real model, from installing on (under 8 minutes without downloads)"
 	@echo "make test      lint, types and tests (under 15 minutes on 2 cores)"
 	@echo "make test-all  the slow tests too"
+	@echo "make test-reference  equality with transformers 4.57's own head pruning"
 	@echo "make lint      ruff and mypy alone"
 	@echo "make format    let ruff rewrite the code"
 	@echo "make clean     remove the environment and caches"
@@ -41,5 +42,15 @@ test-all: lint
 	$(BIN)/python -m pytest -m 'not alone' -n 2
 	$(BIN)/python -m pytest -m alone
 
+# transformers 4.57, the last one that could prune heads, beside the libraries of `.venv`.
+.venv-reference/installed: .venv/installed
+	$(PYTHON) -m venv .venv-reference
+	.venv-reference/bin/python -m pip install --quiet --disable-pip-version-check \
+		'torch==2.13.0' 'transformers==4.57.6' 'safetensors' 'numpy'
+	@touch $@
+
+test-reference: .venv-reference/installed
+	HEADSEARCH_TRANSFORMERS4=$(CURDIR)/.venv-reference/bin/python $(BIN)/python -m pytest tests/reference
+
 clean:
-	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .venv-reference build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
