@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from transformers import BertConfig, BertModel, GPT2Config, GPT2ForSequenceClassification
+from transformers import BertConfig, BertModel, XLNetConfig, XLNetForSequenceClassification
 
 from tests.tiny import BERT_LIKE
 from tests.words import tiny_tokenizer
@@ -99,11 +99,14 @@ def test_a_model_without_a_classification_head(refuse: Any, tmp_path: Path, asse
 
 
 def test_an_unknown_family(refuse: Any, tmp_path: Path) -> None:
-    folder = tmp_path / "gpt"
-    config = GPT2Config(n_layer=1, n_head=2, n_embd=8, vocab_size=60, pad_token_id=0)
-    GPT2ForSequenceClassification(config).save_pretrained(folder)
+    folder = tmp_path / "xlnet"
+    config = XLNetConfig(vocab_size=60, d_model=8, n_layer=1, n_head=2, d_inner=8)
+    XLNetForSequenceClassification(config).save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
-    refuse("the known ones are BERT, RoBERTa, ELECTRA, DistilBERT, MPNet", model=folder)
+    refuse(
+        "the known ones are BERT, RoBERTa, XLM-R, CamemBERT, ELECTRA, DistilBERT, MPNet, ALBERT",
+        model=folder,
+    )
 
 
 def test_pickled_weights_are_not_read(refuse: Any, tmp_path: Path, assets: Any) -> None:
