@@ -34,10 +34,12 @@ format: .venv/installed
 	$(BIN)/ruff format .
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m 'not slow and not alone' -n 2
+	$(BIN)/python -m pytest -m 'not slow and alone'
 
 test-all: lint
-	$(BIN)/python -m pytest -m ''
+	$(BIN)/python -m pytest -m 'not alone' -n 2
+	$(BIN)/python -m pytest -m alone
 
 clean:
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -70,7 +70,7 @@ def michel(config: RunConfig, memo: Path) -> dict[str, Any]:
         ((slopes,),) = oracle.ask([Ask(GRADIENTS, state, (state,))])
         effects = -slopes[:, :, heads].transpose(2, 0, 1)
         gradient_passes += 1
-        node = Node(state, outputs, objective.score(outputs), True)
+        node = Node(state, len(state), outputs, objective.score(outputs), True)
         view = View(problem, threshold, node, heads, np.ascontiguousarray(effects))
         step = Michel().path(view).heads[:REMEASURE]
         rungs = [state | HeadSet.of(step[: k + 1]) for k in range(len(step))]

@@ -4,8 +4,9 @@
 
 PAIRS is the folder where `python -m benchmarks.pairs PAIR PAIRS` made the pair, SEED deals its
 splits. headsearch runs first; every baseline may spend as many evaluations as it did, and gradients
-without limit. What is there already in `results/quality/PAIR-SEED.json` is not run again, so the
-benchmark can be stopped and gone on with; every entry says on which machine and commit it was made.
+without limit. A method named `NAME-whole` is that baseline without a limit. What is there already
+in `results/quality/PAIR-SEED.json` is not run again, so the benchmark can be stopped and gone on
+with; every entry says on which machine and commit it was made.
 
 All methods search on the search split. Of the state that each hands back, and of headsearch's
 operating points, metric and loss are also taken on the certify and test splits, which nothing
@@ -46,6 +47,7 @@ from headsearch.task.batches import Span
 
 RESULTS = Path(__file__).parent / "results" / "quality"
 OURS = "headsearch"
+WHOLE = "-whole"
 BUDGETS = (0.0, 0.005, 0.01, 0.02)
 # Of the cheap ones first, so that a benchmark that is stopped has most of them.
 ORDER = (
@@ -61,6 +63,9 @@ ORDER = (
     "metric-greedy",
     "michel-every-head",
 )
+
+
+WHOLES = tuple(f"{name}{WHOLE}" for name in ORDER)
 
 
 class Remembering:
@@ -171,25 +176,43 @@ def ours(of: Arena, budget: float) -> dict[str, Any]:
     started = time.monotonic()
     result = search(of.problem(budget), of.oracle, Settings(), on_step=steps.append)
     seconds = time.monotonic() - started
-    growth: dict[int, float] = {}
-    for step in steps:
-        growth.setdefault(step["best"][0], step["evaluations"])
     return {
         **state(of, result.best, result.baseline),
+        "total": of.task.shape.total,
         "baseline": state(of, result.baseline, result.baseline),
         "evaluations": result.evaluations,
         "gradients": result.gradients,
         "seconds": round(seconds, 1),
         "stopped": result.stopped,
-        "growth": sorted(growth.items()),
+        "growth": growth(steps, of.task.data.examples),
         "points": [state(of, node, result.baseline) for node in result.points if node.feasible],
     }
 
 
-def theirs(of: Arena, name: str, budget: float, evaluations: int) -> dict[str, Any]:
+def growth(steps: Sequence[dict[str, Any]], examples: int) -> list[tuple[int, float]]:
+    """Return after how many evaluations each number of heads was first removed within the budget.
+
+    States count one by one in the order in which they were committed, as if none had been scored
+    at the same time; the full model is one of them.
+    """
+    found, most, rows = list[tuple[int, float]](), -1, dict[str, int]()
+    for step in steps:
+        for bits, _, _, feasible, scored in step["scored"]:
+            rows[bits] = scored
+            heads = int(bits, 16).bit_count()
+            if feasible and heads > most:
+                most = heads
+                found.append((heads, round(sum(rows.values()) / examples, 3)))
+    return found
+
+
+def theirs(of: Arena, name: str, budget: float, evaluations: int | None) -> dict[str, Any]:
     """Run a baseline within so many evaluations."""
+    steps: list[dict[str, Any]] = []
     started = time.monotonic()
-    outcome = run_baseline(BASELINES[name], of.problem(budget), of.oracle, evaluations)
+    outcome = run_baseline(
+        BASELINES[name], of.problem(budget), of.oracle, evaluations, on_step=steps.append
+    )
     ledger, seconds = outcome.ledger, time.monotonic() - started
     feasible = [node for node in operating_points(ledger.known.values()) if node.feasible]
     return {
@@ -198,6 +221,7 @@ def theirs(of: Arena, name: str, budget: float, evaluations: int) -> dict[str, A
         "gradients": len(ledger.measured),
         "seconds": round(seconds, 1),
         "stopped": outcome.stopped,
+        "growth": growth(steps, of.task.data.examples),
         "points": [[node.weight, node.score.metric] for node in feasible],
     }
 
@@ -219,7 +243,7 @@ def main() -> None:
     parser.add_argument("pair")
     parser.add_argument("seed", type=int)
     parser.add_argument("--budget", type=float, action="append", choices=BUDGETS)
-    parser.add_argument("--method", action="append", choices=(OURS, *ORDER))
+    parser.add_argument("--method", action="append", choices=(OURS, *ORDER, *WHOLES))
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
     file = args.out / f"{args.pair}-{args.seed}.json"
@@ -228,12 +252,14 @@ def main() -> None:
     for budget in args.budget or BUDGETS:
         methods = done.setdefault(str(budget), {})
         for name in dict.fromkeys((OURS, *(args.method or ORDER))):
-            if name in methods:
+            if "growth" in methods.get(name, {}):
                 continue
             if name == OURS:
                 entry = ours(of, budget)
             else:
-                entry = theirs(of, name, budget, math.ceil(methods[OURS]["evaluations"]))
+                limit = math.ceil(methods[OURS]["evaluations"])
+                whole = name.endswith(WHOLE)
+                entry = theirs(of, name.removesuffix(WHOLE), budget, None if whole else limit)
             methods[name] = {**entry, "made": provenance()}
             args.out.mkdir(parents=True, exist_ok=True)
             aside = file.with_suffix(".tmp")

@@ -15,14 +15,16 @@ from headsearch.heads import HeadSet
 from headsearch.memo.memory import MemoryStore
 from headsearch.memo.store import MemoStore
 from headsearch.model.checkpoint import load_pruned, save_pruned
-from headsearch.model.families import head_map, register_family, require_classifier
+from headsearch.model.families import head_map, kind_of, register_family
 from headsearch.model.narrow import narrowed
 from headsearch.report.console import Progress
 from headsearch.report.summary import result_lines
 from headsearch.run import engines
 from headsearch.run.config import RunConfig
+from headsearch.run.points import within
 from headsearch.run.prepare import about_certify_data, make_task
 from headsearch.run.session import run_search
+from headsearch.run.weighing import weigh
 from headsearch.task.data import Examples, examples_from_rows
 
 __all__ = [
@@ -43,12 +45,14 @@ class OperatingPoint:
     Attributes:
         removed: (layer, head) pairs.
         heads_removed: how many they are.
+        saved: what removing them saves, in the unit of the search's weight.
         metric, loss: on the search split.
         correct: right answers, for accuracy.
     """
 
     removed: tuple[tuple[int, int], ...]
     heads_removed: int
+    saved: int
     metric: float
     loss: float | None
     correct: int | None = None
@@ -78,6 +82,16 @@ class SearchResult:
     details: dict[str, Any]
     certified_mask: dict[str, Any] | None = None
 
+    def within(self, max_drop: float) -> OperatingPoint:
+        """Return the operating point that saves most within another budget than the search's.
+
+        It is the best that the search came across: one by that budget may find a better one.
+
+        Raises:
+            InputError: `max_drop` is out of range.
+        """
+        return OperatingPoint.from_json(within(self.details, max_drop))
+
     def __str__(self) -> str:
         return "\n".join(result_lines(self.details, self.mask))
 
@@ -99,17 +113,22 @@ def search(
     """Remove as many attention heads as possible while the metric stays within the budget.
 
     Args:
-        model: a fine-tuned sequence classification model; it is not changed.
+        model: a fine-tuned model for sequence or token classification, or a causal language model;
+            it is not changed.
         tokenizer: its tokenizer.
-        dataset: labelled validation data: a `datasets.Dataset`, or any sequence of rows.
-        max_drop: how far the metric may fall, absolute: 0.01 is one point of accuracy.
+        dataset: labelled validation data: a `datasets.Dataset`, or any sequence of rows. For token
+            classification texts are lists of words, each with a label; for several labels at once
+            labels are lists of names, or of a 0 or 1 for each; a language model needs texts alone.
+        max_drop: how far the metric may fall, absolute: 0.01 is one point of accuracy. Of
+            perplexity it is by what share of itself it may rise.
         text_column, pair_column, label_column: where texts and labels are.
         certify_dataset: held-out rows that certify what holds on the population, at the option
             `confidence`; or the option `certify_fraction` takes a part of `dataset` for it.
         memo: a file that keeps all scores for later searches; None keeps them in memory only.
         progress: show progress on stderr.
         **options: any other option of `headsearch run` by its Python name: `metric`,
-            `max_examples`, `engine` ("inline" here unless said otherwise), `workers`, `shards`,
+            `weight` ("heads", "parameters" or "latency": what is to be saved), `max_examples`,
+            `engine` ("inline" here unless said otherwise), `workers`, `shards`,
             `threads_per_worker`, `max_evaluations`, `time_limit` (seconds), …
 
     Raises:
@@ -131,7 +150,7 @@ def search(
         }
     )
     whole: Any = model
-    require_classifier(model)  # what is wrong with it is said before data are read
+    kind = kind_of(model)  # what is wrong with it is said before data are read
 
     def examples_of(rows: Any, max_examples: int | None) -> Examples:
         return examples_from_rows(
@@ -143,6 +162,7 @@ def search(
             classes=whole.config.num_labels,
             max_examples=max_examples,
             seed=config.seed,
+            kind=kind,
         )
 
     examples, certify = examples_of(dataset, config.max_examples), None
@@ -151,6 +171,7 @@ def search(
             certify = examples_of(certify_dataset, None)
     task = make_task(model, tokenizer, examples, config, certify)
     choice = engines.choose(config, task)
+    saves = weigh(task, config)
     workers = engines.start(choice, config, task)
     try:
         store: MemoStore = MemoryStore()
@@ -158,7 +179,7 @@ def search(
             store = engines.open_memo(workers, Path(memo), task.fingerprint)
         try:
             with Progress(Console(stderr=True), quiet=not progress) as watcher:
-                outcome = run_search(task, config, workers, store, watcher=watcher)
+                outcome = run_search(task, config, workers, store, saves=saves, watcher=watcher)
         finally:
             store.close()
     finally:

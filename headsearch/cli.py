@@ -13,7 +13,7 @@ from rich.console import Console
 
 from headsearch import __version__
 from headsearch.errors import HeadsearchError
-from headsearch.run.config import DTYPES, ENGINES, RunConfig, seconds
+from headsearch.run.config import DTYPES, ENGINES, WEIGHTS, RunConfig, seconds
 from headsearch.task.metric import METRICS
 
 INTERRUPTED = 130
@@ -50,6 +50,9 @@ _resumable = _options(
     click.option(
         "--patience", type=int, help="Stop after so many expansions in vain; 0: never. [4]"
     ),
+    click.option(
+        "--bound-evaluations", type=int, help="Spend so many, at the end, on the bound. [0]"
+    ),
     click.option("--time-limit", type=_Duration(), help="Stop after a time such as 30m or 2h."),
     click.option("--engine", type=click.Choice(ENGINES), help="Where to compute. [auto]"),
     click.option("--ray-address", help="A running Ray cluster, or `auto`."),
@@ -81,6 +84,7 @@ def cli() -> None:
     click.option("--pair-column", help="Second text of a pair."),
     click.option("--label-column", help="Class ids or names. [label]"),
     click.option("--metric", type=click.Choice(METRICS), help="[accuracy]"),
+    click.option("--weight", type=click.Choice(WEIGHTS), help="What is to be saved. [heads]"),
     click.option("--certify-fraction", type=float, help="Hold out a part of --data to certify on."),
     click.option("--max-length", type=int, help="Cut texts to so many tokens."),
     click.option("--max-examples", type=int, help="Use a random part of the data."),

@@ -189,3 +189,35 @@ def test_bad_heads_and_models(tmp_path: Path) -> None:
 
     with pytest.raises(UnknownFamilyError, match="BERT, RoBERTa"):
         headsearch.prune(torch.nn.Linear(2, 2), [(0, 0)])
+
+
+def test_a_budget_given_later_picks_from_the_operating_points(
+    result: headsearch.SearchResult,
+) -> None:
+    assert result.within(0.05).heads_removed >= result.best.heads_removed
+    before = result.details["baseline"]["correct"]
+    found = []
+    for max_drop, allowed in ((0.0, 0), (0.02, 2), (0.03, 3), (0.1, 12)):  # of 120 examples
+        point = result.within(max_drop)
+        assert point.correct is not None
+        assert point.correct >= before - allowed
+        better = [
+            other
+            for other in result.operating_points
+            if other.correct is not None and other.correct >= before - allowed
+        ]
+        assert point.heads_removed == max(other.heads_removed for other in better)
+        assert accuracy(headsearch.prune(MODEL, point.removed)) == point.correct
+        found.append(point.heads_removed)
+    assert found == sorted(found)
+    with pytest.raises(InputError, match="`max_drop` must be in"):
+        result.within(1.0)
+
+
+def test_parameters_may_be_what_is_saved() -> None:
+    found = headsearch.search(
+        MODEL, TOKENIZER, ROWS, max_drop=0.05, max_evaluations=40, weight="parameters"
+    )
+    pruned = headsearch.prune(MODEL, found.best.removed)
+    sizes = [sum(p.numel() for p in model.parameters()) for model in (MODEL, pruned)]
+    assert found.best.saved == sizes[0] - sizes[1] > 0

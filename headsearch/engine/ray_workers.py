@@ -35,6 +35,7 @@ from headsearch.heads import HeadSet
 from headsearch.model.bundle import ModelBundle
 from headsearch.scoring.item import WorkItem
 from headsearch.task.batches import Batch, BatchedData, Span
+from headsearch.task.readout import Readout
 from headsearch.task.shards import places_of
 
 # How often a cluster is looked at for room for more workers.
@@ -59,7 +60,10 @@ class ScoringActor:
         self._name = name
         if plan["threads"] is not None:
             torch.set_num_threads(plan["threads"])
-        batches = tuple(Batch(arrays) for arrays in data["batches"])
+        batches = tuple(
+            Batch(arrays, Readout(*readout))
+            for arrays, readout in zip(data["batches"], data["readouts"], strict=True)
+        )
         self._evaluator = make_evaluator(
             ModelBundle(**model),
             BatchedData(batches, data["labels"], data["order"]),
@@ -108,6 +112,7 @@ class RayWorkers:
         self.alone = self._started_ray = connect(address, cpus=plan.workers * (plan.threads or 1))
         # Each is put once; numpy arrays inside are read in place by all actors of a node.
         batches = [dict(batch.arrays) for batch in data.batches]
+        readouts = [(b.readout.kind, b.readout.places, b.readout.labels) for b in data.batches]
         try:
             self._model = ray.put(
                 {
@@ -118,7 +123,14 @@ class RayWorkers:
                     "arrays": bundle.arrays,
                 }
             )
-            self._data = ray.put({"batches": batches, "labels": data.labels, "order": data.order})
+            self._data = ray.put(
+                {
+                    "batches": batches,
+                    "readouts": readouts,
+                    "labels": data.labels,
+                    "order": data.order,
+                }
+            )
         except ray_exceptions.RayError as error:
             raise EngineError(f"could not share the model with workers: {_line(error)}") from None
         self._needs: dict[str, float] = {"CPU": plan.threads or 1}

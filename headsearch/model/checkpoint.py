@@ -17,7 +17,10 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageClassification,
     AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
     AutoTokenizer,
     PreTrainedModel,
 )
@@ -25,21 +28,27 @@ from transformers.utils import logging as transformers_logging
 
 from headsearch.errors import ModelError, StorageError
 from headsearch.heads import HeadMap
-from headsearch.model.families import head_map, require_classifier
+from headsearch.model.families import head_map, kind_of
 from headsearch.model.narrow import RECORD, narrow_in_place
 
 WEIGHTS = "model.safetensors"
+# What loads a model, by the end of the name of its class; all others are sequence classifiers.
+AUTO = {
+    ("ForTokenClassification",): AutoModelForTokenClassification,
+    ("ForCausalLM", "LMHeadModel"): AutoModelForCausalLM,
+    ("ForImageClassification",): AutoModelForImageClassification,
+}
 
 
 def load_model(name: str) -> tuple[nn.Module, Any]:
-    """Load a sequence classification model, in float32 and eval mode, and its tokenizer.
+    """Load a model with something on top, in float32 and eval mode, and its tokenizer.
 
     Args:
         name: a local `save_pretrained` folder (narrow ones too) or a hub name. Only safetensors
             weights are read and no code that comes with the model is run.
 
     Raises:
-        ModelError: it can't be loaded, has no trained classification head, or no known family.
+        ModelError: it can't be loaded, has no trained head on top, or no known family.
     """
     folder = Path(name)
     if not folder.is_dir() and (folder.exists() or name.startswith((".", "/", "~"))):
@@ -50,15 +59,24 @@ def load_model(name: str) -> tuple[nn.Module, Any]:
             if folder.is_dir() and hasattr(config, RECORD):
                 model = load_pruned(folder)
             else:
-                model = _load_stock(name)
+                model = _load_stock(name, _auto(config))
             tokenizer = AutoTokenizer.from_pretrained(name)
         except (OSError, ValueError, KeyError, SafetensorError, ImportError) as error:
             raise ModelError(f"could not load the model {name!r}: {first_line(error)}") from None
-    require_classifier(model)
+    kind_of(model)
     return model.eval(), tokenizer
 
 
-def _load_stock(name: str, kind: Any = AutoModelForSequenceClassification) -> nn.Module:
+def _auto(config: Any) -> Any:
+    """Return the class that loads a model of a hub or folder, by what its config says is on top."""
+    name = (getattr(config, "architectures", None) or [""])[0]
+    for endings, kind in AUTO.items():
+        if name.endswith(endings):
+            return kind
+    return AutoModelForSequenceClassification
+
+
+def _load_stock(name: str, kind: Any) -> nn.Module:
     model: nn.Module
     model, report = kind.from_pretrained(
         name, dtype=torch.float32, use_safetensors=True, output_loading_info=True

@@ -11,14 +11,16 @@ from torch import Tensor, nn
 from headsearch.errors import ModelError
 from headsearch.heads import HeadSet
 from headsearch.model.gate import removed_heads
+from headsearch.model.readout import read
 from headsearch.task.batches import Batch
+from headsearch.task.readout import SEQUENCES, TOKENS
 
 
 def plain_outputs(model: nn.Module, batches: Iterable[Batch], removed: HeadSet) -> np.ndarray:
-    """Return the logits of the stock forward with the given heads off, (examples, classes) float32.
+    """Return the rows of the stock forward with the given heads off, (rows, classes) float32.
 
     Args:
-        model: a sequence classification model of a known family; put into eval mode.
+        model: a model of a known family with something on top; put into eval mode.
         batches: padded batches.
         removed: the heads that are turned off.
     """
@@ -27,7 +29,7 @@ def plain_outputs(model: nn.Module, batches: Iterable[Batch], removed: HeadSet) 
     parts = []
     with torch.inference_mode(), removed_heads(model, removed):
         for batch in batches:
-            parts.append(logits_of(model, inputs_of(batch, device)).float().cpu().numpy())
+            parts.append(rows_of(model, batch, inputs_of(batch, device)).float().cpu().numpy())
     return np.concatenate(parts)
 
 
@@ -36,16 +38,22 @@ def inputs_of(batch: Batch, device: torch.device) -> dict[str, Tensor]:
     return {name: torch.from_numpy(array).to(device) for name, array in batch.arrays.items()}
 
 
-def logits_of(model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
-    """Return the logits of the stock forward, (examples, classes).
+def rows_of(model: nn.Module, batch: Batch, inputs: Mapping[str, Tensor]) -> Tensor:
+    """Return what is scored of the stock forward's outputs, (rows, classes).
+
+    Args:
+        model: see `plain_outputs`.
+        batch: says what is scored.
+        inputs: its arrays as tensors.
 
     Raises:
-        ModelError: the model gives no such logits.
+        ModelError: the model gives no logits of that kind.
     """
+    readout = batch.readout
+    per_token = readout.kind in (TOKENS, SEQUENCES)
     logits = getattr(model(**inputs), "logits", None)
-    if not isinstance(logits, Tensor) or logits.dim() != 2:
+    if not isinstance(logits, Tensor) or logits.dim() != (3 if per_token else 2):
+        wanted = "(examples, tokens, classes)" if per_token else "(examples, classes)"
         found = "no logits" if logits is None else f"logits of shape {tuple(logits.shape)}"
-        raise ModelError(
-            f"{type(model).__name__} must give logits (examples, classes) but gives {found}"
-        )
-    return logits
+        raise ModelError(f"{type(model).__name__} must give logits {wanted} but gives {found}")
+    return read(readout, logits, inputs)

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from headsearch.model.parameters import parameters
+
 
 @dataclass(frozen=True)
 class Size:
@@ -38,8 +40,7 @@ def size_of(model: nn.Module, tokens: int = 128) -> Size:
     weights = {name: tensor.detach() for name, tensor in model.named_parameters()}
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
         torch.func.functional_call(model, weights, (), inputs)
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    return Size(parameters, counter.get_total_flops() // 2)
+    return Size(parameters(model), counter.get_total_flops() // 2)
 
 
 def example_inputs(model: nn.Module, tokens: int) -> dict[str, Tensor]:

@@ -74,9 +74,10 @@ class Progress:
         rate = self._computed / elapsed if elapsed > 0 else 0.0
         heads, metric, _ = self._best
         shown = "-" if metric is None else f"{metric:.4f}"
+        saved = "".join(f"{n:,} {unit} saved, " for unit, n in self._step.get("saved", {}).items())
         crew = f" by {self._workers} workers" if self._workers > 1 else ""
         return Text(
-            f"{heads} heads removed, metric {shown} | "
+            f"{heads} heads removed, {saved}metric {shown} | "
             f"{self._step.get('evaluations', 0):g} evaluations, "
             f"{rate:.2f}/s{crew} | "
             f"{self._step.get('kind', 'starting')} at {self._step.get('g', 0)} | "

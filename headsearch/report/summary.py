@@ -7,6 +7,8 @@ from typing import Any
 from headsearch.heads import HeadMap
 from headsearch.report.picture import head_picture
 from headsearch.search.bound import bound_text
+from headsearch.task.metric import PERPLEXITY
+from headsearch.task.readout import EXAMPLES, SEQUENCES
 
 
 def result_lines(result: dict[str, Any], mask: dict[str, Any]) -> list[str]:
@@ -15,10 +17,13 @@ def result_lines(result: dict[str, Any], mask: dict[str, Any]) -> list[str]:
     share = best["heads_removed"] / result["heads"] if result["heads"] else 0.0
     bound = result["certificate"]["bound"]
     verified = result["certificate"]["verified"]
+    # Results of earlier versions have no weight: theirs was the number of heads.
+    weight = result.get("weight", {"kind": "heads", "optimal": bound["optimal"]})
     lines = [
         f"Removed {best['heads_removed']} of {result['heads']} heads ({share:.0%}).",
-        f"{name} on the {result['examples']} search examples: {_score(base)} before, "
-        f"{_score(best)} after (at least {result['threshold']:.4f} was asked).",
+        *_saved_lines(weight),
+        f"{name} on {_scored(result)}: {_score(base, name)} before, "
+        f"{_score(best, name)} after ({_asked(result)}).",
         "Verified by the plain transformers forward in float32: exact for the search examples."
         if verified
         else "NOT verified: no pruned state met the threshold on the plain transformers forward.",
@@ -26,13 +31,24 @@ def result_lines(result: dict[str, Any], mask: dict[str, Any]) -> list[str]:
         f"{result['expansions']} expansions, {result['wall_seconds']:.0f} s; "
         f"stopped: {result['stopped']}.",
         "This is the most that any set of heads allows: all were scored."
-        if bound["optimal"]
+        if weight["optimal"]
         else "No claim that more is impossible: the search did not score every set of heads.",
         *_assumed_lines(bound),
         "",
         head_picture(*HeadMap.from_mask(mask)),
     ]
     return lines + _population_lines(result, HeadMap.from_mask(mask)[0])
+
+
+def _saved_lines(weight: dict[str, Any]) -> list[str]:
+    """Say what was to be saved, where that is not the number of heads."""
+    if weight["kind"] == "heads":
+        return []
+    of = "of their parameters" if weight["kind"] == "parameters" else "of attention's time"
+    return [
+        f"That saves {weight['saved']:,} of {weight['total']:,} {weight['unit']} "
+        f"({weight['saved'] / weight['total']:.0%} {of})."
+    ]
 
 
 def _population_lines(result: dict[str, Any], shape: HeadMap) -> list[str]:
@@ -44,7 +60,7 @@ def _population_lines(result: dict[str, Any], shape: HeadMap) -> list[str]:
         return ["", f"Nothing is claimed about other data: {claim['reason']}."]
     sure, examples = f"{100 * claim['confidence']:g} % confidence", claim["examples"]
     most = f"{result['metric']} on the population by at most {claim['max_drop']:g}"
-    best, point = result["best"], claim["certified"]
+    best, point, name = result["best"], claim["certified"], result["metric"]
     if point is None:
         lines = [f"No point could be certified: {claim['reason']}."]
         lines += [
@@ -59,8 +75,8 @@ def _population_lines(result: dict[str, Any], shape: HeadMap) -> list[str]:
         f"With {sure}, over draws of the {examples} certify examples, removing "
         f"{'these' if same else 'the'} {_heads(point)}"
         f"{'' if same else ' below (the certified mask)'} lowers {most}.",
-        f"{result['metric']} on the certify examples: {_score(claim['baseline'])} before, "
-        f"{_score(point)} after; {point['worse']} turned wrong, {point['better']} right.",
+        f"{name} on the certify examples: {_score(claim['baseline'], name)} before, "
+        f"{_score(point, name)} after; {point['worse']} turned wrong, {point['better']} right.",
         f"This takes it that {claim['assumption']}.",
     ]
     if claim["repeated_texts"]:
@@ -84,10 +100,11 @@ def status_lines(progress: dict[str, Any]) -> list[str]:
     # Runs of earlier versions have none.
     bound = bound_text(progress["bound"]) if "bound" in progress else f"{progress['heads']}"
     shown = "-" if best[1] is None else f"{best[1]:.4f}"
+    saved = "".join(f", {n:,} {unit} saved" for unit, n in progress.get("saved", {}).items())
     return [
         f"{progress['state']}: {progress['heads']} heads, step {progress['step']} "
         f"({progress['kind']})",
-        f"best so far: {best[0]} heads removed, metric {shown}",
+        f"best so far: {best[0]} heads removed{saved}, metric {shown}",
         f"bound: {bound}",
         f"{progress['evaluations']} evaluations, of them {progress['computed']:g} computed by this "
         f"process in {progress['seconds']:.0f} s ({progress['rate']:.2f}/s), "
@@ -100,7 +117,25 @@ def _heads(point: dict[str, Any]) -> str:
     return f"{count} head{'' if count == 1 else 's'}"
 
 
-def _score(score: dict[str, Any]) -> str:
+def _scored(result: dict[str, Any]) -> str:
+    """Say what was scored."""
+    examples = f"the {result['examples']} search examples"
+    # Results of earlier versions have examples alone.
+    scored = result.get("scored", {"kind": EXAMPLES})
+    if scored["kind"] in (EXAMPLES, SEQUENCES):
+        return examples
+    return f"the {scored['rows']} {scored['kind']} of {examples}"
+
+
+def _asked(result: dict[str, Any]) -> str:
+    if result["metric"] == PERPLEXITY:  # whose negative is the metric
+        return f"at most {-result['threshold']:.2f} was asked"
+    return f"at least {result['threshold']:.4f} was asked"
+
+
+def _score(score: dict[str, Any], name: str) -> str:
+    if name == PERPLEXITY:
+        return f"{-score['metric']:.2f}"
     right = score.get("correct")
     correct = "" if right is None else f" ({right} correct)"
     return f"{score['metric']:.4f}{correct}"
@@ -110,13 +145,13 @@ def verify_lines(scores: dict[str, Any]) -> list[str]:
     """Return what a person should read of `verify`."""
     name = scores["metric"]
     if "model" in scores:
-        return [f"{name} on {scores['examples']} examples: {_score(scores['model'])}"]
+        return [f"{name} on {scores['examples']} examples: {_score(scores['model'], name)}"]
     return [
         f"{name} on {scores['examples']} examples by the plain forward: "
-        f"{_score(scores['baseline'])} before, {_score(scores['pruned'])} after removing "
-        f"{scores['heads_removed']} of {scores['heads']} heads",
-        f"{'holds' if scores['verified'] else 'DOES NOT HOLD'}: at least "
-        f"{scores['threshold']:.4f} was asked (a drop of at most {scores['max_drop']:g})",
+        f"{_score(scores['baseline'], name)} before, {_score(scores['pruned'], name)} after "
+        f"removing {scores['heads_removed']} of {scores['heads']} heads",
+        f"{'holds' if scores['verified'] else 'DOES NOT HOLD'}: {_asked(scores)} "
+        f"({'a rise' if name == PERPLEXITY else 'a drop'} of at most {scores['max_drop']:g})",
     ]
 
 

@@ -20,16 +20,19 @@ from headsearch.run.folder import (
     PROGRESS,
     RESULT,
     TRANSCRIPT,
+    WEIGHT,
     RunFolder,
     check_free,
 )
 from headsearch.run.prepare import Task, load_task
 from headsearch.run.session import Outcome, Watcher, run_search
 from headsearch.run.verify import plain_score
+from headsearch.run.weighing import weigh
 from headsearch.search.bound import Bounds
+from headsearch.search.weight import HEADS, Weight
 
 # What progress.json has from the last step.
-STEP_VALUES = ("step", "kind", "best", "bound", "evaluations")
+STEP_VALUES = ("step", "kind", "best", "saved", "bound", "evaluations")
 # Seconds between two writings of progress.json while nothing is committed.
 PROGRESS_INTERVAL = 5.0
 
@@ -88,6 +91,7 @@ def _search(
     folder: RunFolder,
     watcher: Watcher,
 ) -> Outcome:
+    saves = _weight(task, config, folder)  # before workers keep the machine busy
     workers = engines.start(choice, config, task)
     try:
         store = engines.open_memo(workers, folder.memo, task.fingerprint)
@@ -96,7 +100,13 @@ def _search(
             try:
                 with folder.transcript() as transcript:
                     outcome = run_search(
-                        task, config, workers, store, watcher=progress, on_step=transcript.write
+                        task,
+                        config,
+                        workers,
+                        store,
+                        saves=saves,
+                        watcher=progress,
+                        on_step=transcript.write,
                     )
                 folder.write_json(MASK, outcome.mask)
                 if outcome.certified_mask is None:  # one of another confidence may be there
@@ -116,6 +126,17 @@ def _search(
     finally:
         workers.close()
     return outcome
+
+
+def _weight(task: Task, config: RunConfig, folder: RunFolder) -> Weight:
+    """Return what removing heads saves: what was measured when the run began, if it was."""
+    written = folder.read_json(WEIGHT)
+    if written is not None:
+        return Weight.from_json(written, task.shape)
+    saves = weigh(task, config)
+    if saves.kind != HEADS:
+        folder.write_json(WEIGHT, saves.to_json())
+    return saves
 
 
 class _ProgressFile:
@@ -138,7 +159,7 @@ class _ProgressFile:
 
     def on_step(self, step: dict[str, Any]) -> None:
         """See `Watcher`."""
-        self._values |= {name: step[name] for name in STEP_VALUES}
+        self._values |= {name: step[name] for name in STEP_VALUES if name in step}
         self._watcher.on_step(step)
         self.write("running")
 

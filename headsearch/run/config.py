@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from headsearch.errors import InputError
+from headsearch.search.weight import HEADS, UNITS
 from headsearch.task.metric import METRICS
 
 ENGINES = ("auto", "inline", "ray")
 DTYPES = ("float32", "bfloat16", "float16")
+WEIGHTS = tuple(UNITS)
 # Metrics that are a mean over examples, of which a paired test can be exact.
 CERTIFIABLE = ("accuracy",)
 NO_TEST = "there is no paired test of {} here that is valid in finite samples"
@@ -35,6 +37,7 @@ class RunConfig:
     label_column: str = "label"
     metric: str = "accuracy"
     max_drop: float = 0.01
+    weight: str = HEADS
     certify_data: str | None = None
     certify_fraction: float | None = None
     confidence: float = 0.95
@@ -51,6 +54,7 @@ class RunConfig:
     max_evaluations: int | None = None
     max_expansions: int | None = None
     patience: int = 4
+    bound_evaluations: int = 0
     time_limit: float | None = None
     seed: int = 0
 
@@ -63,7 +67,8 @@ class RunConfig:
             raise InputError(
                 f"`certify_fraction` must be in (0, 1) but got {self.certify_fraction}"
             )
-        for name, choices in (("metric", METRICS), ("engine", ENGINES), ("dtype", DTYPES)):
+        named = {"metric": METRICS, "weight": WEIGHTS, "engine": ENGINES, "dtype": DTYPES}
+        for name, choices in named.items():
             value = getattr(self, name)
             if value not in choices:
                 raise InputError(f"`{name}` must be one of {', '.join(choices)} but got {value!r}")
@@ -87,6 +92,7 @@ class RunConfig:
             "max_evaluations": 1,
             "max_expansions": 0,
             "patience": 0,
+            "bound_evaluations": 0,
             "seed": 0,
         }
         for name, limit in least.items():

@@ -17,7 +17,7 @@ from headsearch.run.config import RunConfig
 FORMAT = 1
 CONFIG, MEMO, TRANSCRIPT = "config.json", "memo.sqlite", "transcript.jsonl"
 RESULT, MASK, PROGRESS = "result.json", "mask.json", "progress.json"
-CERTIFIED_MASK = "certified_mask.json"
+CERTIFIED_MASK, WEIGHT = "certified_mask.json", "weight.json"
 
 
 class RunFolder:

@@ -14,16 +14,17 @@ from typing import Any
 from torch import nn
 
 from headsearch import __version__
-from headsearch.errors import DataError
+from headsearch.errors import DataError, InputError
 from headsearch.heads import HeadMap
 from headsearch.model.bundle import ModelBundle, bundle
 from headsearch.model.checkpoint import load_model
-from headsearch.model.families import head_map, max_tokens, require_classifier
+from headsearch.model.families import head_map, kind_of, max_tokens
 from headsearch.run.config import RunConfig
 from headsearch.task.batches import BatchedData, tokenise
 from headsearch.task.data import Examples, load_examples
 from headsearch.task.holdout import hold_out, repeats, shared
 from headsearch.task.metric import Objective, make_objective
+from headsearch.task.readout import EXAMPLES, LABELS, SEQUENCES
 
 # A new number makes old memos unusable: raise it when the evaluator's arithmetic changes.
 SCORING = 4
@@ -83,6 +84,7 @@ def load_data(config: RunConfig, model: nn.Module) -> Examples:
         split=config.split,
         max_examples=config.max_examples,
         seed=config.seed,
+        kind=kind_of(model),
     )
 
 
@@ -112,9 +114,15 @@ def make_task(
 
     Raises:
         DataError: an example of the certify split is in the search split too.
-        ModelError: the model is no classifier, or can't be used as one.
+        InputError: a certificate is asked for where what is scored is no draw by itself.
+        ModelError: nothing that the model has on top can be scored.
     """
-    require_classifier(model, tokenizer.pad_token_id)
+    kind = kind_of(model, tokenizer.pad_token_id)
+    if config.certifies and kind != EXAMPLES:
+        raise InputError(
+            f"a certificate needs independent draws but {kind} of one text are not: no "
+            "`certify_data` and no `certify_fraction` may be given"
+        )
     if config.certify_fraction is not None:
         examples, certify = hold_out(examples, config.certify_fraction, config.seed)
     elif certify is not None and (both := shared(examples, certify)):
@@ -132,7 +140,8 @@ def make_task(
     data = tokenised(examples)
     with about_certify_data():
         held = None if certify is None else tokenised(certify)
-    objective = make_objective(config.metric, data.labels, settings.num_labels)
+    classes = {LABELS: 2, SEQUENCES: 1}.get(kind, settings.num_labels)
+    objective = make_objective(config.metric, data.labels, classes, kind)
     parts = bundle(model)
     return Task(
         model=model.eval(),

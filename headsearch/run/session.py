@@ -22,7 +22,9 @@ from headsearch.run.verify import first_verified, plain_score, stricter
 from headsearch.search.astar import Result, Settings, search
 from headsearch.search.ledger import finite
 from headsearch.search.problem import Node, Problem
+from headsearch.search.weight import Weight
 from headsearch.task.metric import Score
+from headsearch.task.readout import TOKENS
 
 RESULT_FORMAT = 1
 # Seconds between two tellings of live figures.
@@ -69,6 +71,7 @@ def run_search(
     workers: Workers,
     memo: MemoStore,
     *,
+    saves: Weight,
     watcher: Watcher,
     on_step: Callable[[dict[str, Any]], None] = lambda step: None,
     settings: Settings | None = None,
@@ -80,6 +83,7 @@ def run_search(
         config: what was asked.
         workers: computes; left open.
         memo: scores that are known, and where new ones go; left open.
+        saves: what removing heads saves.
         watcher: told of progress.
         on_step: given each committed step, for the transcript.
         settings: how to search, in place of what the configuration says.
@@ -127,7 +131,9 @@ def run_search(
             task.shape,
             task.objective,
             config.max_drop,
-            hardest_first=workers.plan.layout.independent,
+            workers.plan.layout.independent,
+            saves,
+            gradients=task.data.kind != TOKENS,  # as many backward passes as a text has words
         ),
         dispatcher,
         settings or settings_of(config),
@@ -136,7 +142,7 @@ def run_search(
     )
     shown = -math.inf  # the last figures are shown whenever they come
     counted(dispatcher.counts)
-    report = _report(task, config, workers, found)
+    report = _report(task, config, saves, workers, found)
     report["engine"] |= {
         "computed_ahead": round(dispatcher.counts.speculative, 3),
         "computed_ahead_and_used": round(dispatcher.counts.used, 3),
@@ -160,12 +166,15 @@ def settings_of(config: RunConfig) -> Settings:
     """Return the search settings that a configuration asks for."""
     return Settings(
         patience=config.patience or None,
+        bound_evaluations=config.bound_evaluations,
         max_evaluations=config.max_evaluations,
         max_expansions=config.max_expansions,
     )
 
 
-def _report(task: Task, config: RunConfig, workers: Workers, found: Result) -> dict[str, Any]:
+def _report(
+    task: Task, config: RunConfig, saves: Weight, workers: Workers, found: Result
+) -> dict[str, Any]:
     def score(heads: HeadSet) -> Score:
         return plain_score(task.model, task.data, task.objective, heads)
 
@@ -183,8 +192,17 @@ def _report(task: Task, config: RunConfig, workers: Workers, found: Result) -> d
         "max_drop": config.max_drop,
         "threshold": threshold.value,
         "examples": task.data.examples,
+        "scored": {"kind": task.data.kind, "rows": len(task.data.labels)},
         "layers": task.shape.layers,
         "heads": task.shape.total,
+        "weight": {
+            "kind": saves.kind,
+            "unit": saves.unit,
+            "total": saves.total,
+            "saved": best.weight,
+            "bound": found.bound,
+            "optimal": found.bound == best.weight,
+        },
         "baseline": _score_json(found.baseline.score),
         "best": _node_json(task, best),
         "operating_points": [_node_json(task, node) for node in found.points],
@@ -193,8 +211,7 @@ def _report(task: Task, config: RunConfig, workers: Workers, found: Result) -> d
             "plain": {"baseline": _score_json(plain_baseline), "best": _score_json(plain)},
             "bound": {
                 **found.limits.to_json(),
-                "heads": found.bound,
-                "optimal": found.bound == best.weight,
+                "optimal": found.limits.proved == len(best.heads),
             },
             "population": population(
                 task, config, [node.heads for node in found.points if node.feasible], heads
@@ -220,7 +237,8 @@ def _score_json(score: Score) -> dict[str, Any]:
 def _node_json(task: Task, node: Node) -> dict[str, Any]:
     return {
         "removed": task.shape.pairs(node.heads),
-        "heads_removed": node.weight,
+        "heads_removed": len(node.heads),
+        "saved": node.weight,
         **_score_json(node.score),
     }
 

@@ -42,7 +42,7 @@ class Scorer(ABC):
     def outputs(
         self, parent: HeadSet, children: Sequence[HeadSet], where: Span | np.ndarray
     ) -> np.ndarray:
-        """Return the logits of every child, (children, examples, classes) float32.
+        """Return the outputs of every child, (children, rows, classes) float32.
 
         Args:
             parent: what the children are computed from, where that is of use.
@@ -55,11 +55,12 @@ class Scorer(ABC):
 
     @abstractmethod
     def gradients(self, state: HeadSet, span: Span) -> np.ndarray:
-        """Return d logits / d gates at a state, (examples, classes, heads) float32.
+        """Return d outputs / d gates at a state, (rows, classes, heads) float32.
 
-        To first order, removing head j changes the logits by minus column j; removed heads get 0.
+        To first order, removing head j changes the outputs by minus column j; removed heads get 0.
         Neither loss nor prediction changes when all classes' logits move together, so the mean
-        over classes is taken out, and classes - 1 backward passes serve all heads.
+        over classes is taken out, and classes - 1 backward passes serve all heads. Where an example
+        has several rows, it takes as many times that.
         """
 
     def run(self, item: WorkItem, where: Span | np.ndarray) -> np.ndarray:
@@ -86,31 +87,41 @@ def backward_bytes(config: Any, layers: int) -> int:
 
 
 def slopes(
-    logits: Tensor, gates: dict[int, Tensor], shape: HeadMap, heads: Sequence[Sequence[int]]
+    rows: Tensor,
+    gates: dict[int, Tensor],
+    shape: HeadMap,
+    heads: Sequence[Sequence[int]],
+    examples: np.ndarray,
 ) -> np.ndarray:
-    """Return d logits / d gates, (examples, classes, heads) float32; see `Scorer.gradients`.
+    """Return d outputs / d gates, (rows, classes, heads) float32; see `Scorer.gradients`.
 
     Args:
-        logits: (examples, classes).
+        rows: outputs, (rows, classes).
         gates: {layer: gates (examples, some heads)}, of layers that have any.
         shape: the heads of the model.
         heads: of every layer, which heads the gates are of.
+        examples: the example that each row is of, (rows,), ascending.
     """
-    result = np.zeros((len(logits), logits.shape[1], shape.total), np.float32)
+    result = np.zeros((len(rows), rows.shape[1], shape.total), np.float32)
     if not gates:
         return result
     # Against class 0; for regression, the one output itself.
-    margins = logits[:, 1:] - logits[:, :1] if logits.shape[1] > 1 else logits
-    for row in range(margins.shape[1]):
-        columns = torch.autograd.grad(
-            margins[:, row].sum(),
-            list(gates.values()),
-            retain_graph=row + 1 < margins.shape[1],
-        )
-        for layer, column in zip(gates, columns, strict=True):
-            places = [shape.start(layer) + head for head in heads[layer]]
-            klass = logits.shape[1] - margins.shape[1] + row
-            result[:, klass, places] = column.float().cpu().numpy()
+    margins = rows[:, 1:] - rows[:, :1] if rows.shape[1] > 1 else rows
+    first = rows.shape[1] - margins.shape[1]
+    # One row of every example at a time: all of an example's share its gates.
+    turns = np.arange(len(examples)) - np.searchsorted(examples, examples)
+    for turn in range(int(turns.max(initial=-1)) + 1):
+        chosen = np.flatnonzero(turns == turn)
+        picked = margins[torch.from_numpy(chosen).to(margins.device)]
+        for column in range(margins.shape[1]):
+            # The graph is kept for the next one; it goes with the outputs.
+            found = torch.autograd.grad(
+                picked[:, column].sum(), list(gates.values()), retain_graph=True
+            )
+            for layer, slope in zip(gates, found, strict=True):
+                places = [shape.start(layer) + head for head in heads[layer]]
+                values = slope.float().cpu().numpy()[examples[chosen]]
+                result[chosen[:, None], first + column, places] = values
     if result.shape[1] > 1:
         result -= result.mean(axis=1, keepdims=True)
     return result

@@ -31,6 +31,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from headsearch.errors import EngineError, ModelError
 from headsearch.heads import HeadMap, HeadSet
 from headsearch.model.families import fast_family_of, head_map
+from headsearch.model.readout import read
 from headsearch.scoring.base import (
     BACKWARD_BYTES,
     DEFAULT_CACHE_BYTES,
@@ -94,6 +95,7 @@ class Evaluator(Scorer):
         self._model = model.eval().requires_grad_(False).to(device, DTYPES[dtype])
         self._device = torch.device(device)
         self._batches = list(batches)
+        self._readout = batches[0].readout  # no places: the classifier reads first tokens alone
         layers = self._family.layers(model)
         self._layers = [fuse(layer) for layer in layers]
         if has_onednn(self._device, DTYPES[dtype]):
@@ -124,7 +126,7 @@ class Evaluator(Scorer):
     def outputs(
         self, parent: HeadSet, children: Sequence[HeadSet], where: Span | np.ndarray
     ) -> np.ndarray:
-        """Return the logits of every child, (children, examples, classes) float32.
+        """Return the outputs of every child, (children, rows, classes) float32.
 
         Args:
             parent: what the children are computed from; any state, though the closer the cheaper.
@@ -233,7 +235,7 @@ class Evaluator(Scorer):
         while True:
             if layer == self.shape.layers:
                 logits_of_all = self._family.classify(self._model, hidden[:, None]).float()
-                result = logits_of_all[: packing.count]
+                result = read(self._readout, logits_of_all[: packing.count], {})
                 for i in members:
                     logits[i] = result
                 return
@@ -357,9 +359,11 @@ class Evaluator(Scorer):
                 projected = fused.project(context * gate_of_row[:, :, None], heads)
                 hidden = fused.finish(projected, hidden)
             logits = self._family.classify(self._model, hidden[:, None])[: part.examples]
+            rows_of = read(self._readout, logits, {})
             used = {layer: gate for layer, gate in enumerate(gates) if gate.shape[1]}
             kept = [self.shape.kept(state, layer) for layer in range(self.shape.layers)]
-            return slopes(logits, used, self.shape, kept)
+            of_rows = self._readout.examples_of_rows(part.examples)
+            return slopes(rows_of, used, self.shape, kept, of_rows)
 
 
 def _by_head(heads: Sequence[int], context: Tensor) -> dict[int, Tensor]:

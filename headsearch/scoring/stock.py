@@ -18,9 +18,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from headsearch.errors import EngineError
 from headsearch.heads import HeadSet
-from headsearch.model.families import fast_family_of, head_map, require_classifier
+from headsearch.model.families import fast_family_of, head_map, kind_of
 from headsearch.model.gate import gates, removal_gates, removed_heads
-from headsearch.model.plain import inputs_of, logits_of
+from headsearch.model.plain import inputs_of, rows_of
 from headsearch.scoring.base import (
     BACKWARD_BYTES,
     DEFAULT_CACHE_BYTES,
@@ -56,8 +56,8 @@ class StockEvaluator(Scorer):
     """Computes outputs and gradients by the stock forward, on one device.
 
     Args:
-        model: a classifier of a known family, which becomes the evaluator's own: it is cast to
-            `dtype`, and its parameters stop requiring gradients.
+        model: one of a known family with something on top, which becomes the evaluator's own: it
+            is cast to `dtype`, and its parameters stop requiring gradients.
         batches: all batches of the task, in its order; a shard is a span of them.
         dtype: a name in `DTYPES`.
         device: where to compute.
@@ -74,7 +74,7 @@ class StockEvaluator(Scorer):
         dtype: str = "float32",
         device: str = "cpu",
     ) -> None:
-        require_classifier(model)
+        kind_of(model)
         self._model = model.eval().requires_grad_(False).to(device, DTYPES[dtype])
         self._device = torch.device(device)
         self._batches = list(batches)
@@ -108,7 +108,7 @@ class StockEvaluator(Scorer):
             rows = []
             for child in children:
                 with removed_heads(self._model, child):
-                    rows.append(logits_of(self._model, inputs).float())
+                    rows.append(rows_of(self._model, batch, inputs).float())
             parts.append(torch.stack(rows).cpu())
         return torch.cat(parts, dim=1).numpy()
 
@@ -116,15 +116,13 @@ class StockEvaluator(Scorer):
         """Return d logits / d gates at a state; see `Scorer.gradients`."""
         parts = []
         for batch in self._batches[span.first : span.stop]:
-            step = self._rows_of_backward(batch)
+            step = self._examples_of_backward(batch)
             for start in range(0, batch.examples, step):
-                rows = slice(start, start + step)
-                part = Batch({name: array[rows] for name, array in batch.arrays.items()})
-                parts.append(self._gradients_of(state, part))
+                parts.append(self._gradients_of(state, batch.part(start, start + step)))
         return np.concatenate(parts)
 
     def _gradients_of(self, state: HeadSet, batch: Batch) -> np.ndarray:
-        # One row of gates for each example, so that one backward pass tells their slopes apart.
+        # Gates of its own for each example, so that one backward pass tells their slopes apart.
         values = [
             gate.expand(batch.examples, -1).clone().requires_grad_()
             for gate in removal_gates(self._model, state)
@@ -132,14 +130,15 @@ class StockEvaluator(Scorer):
         # On a GPU only this attention's backward pass gives the same bits each time.
         exact = sdpa_kernel(SDPBackend.MATH) if self._device.type == "cuda" else nullcontext()
         with torch.enable_grad(), exact, gates(self._model, values):
-            logits = logits_of(self._model, inputs_of(batch, self._device))
+            rows = rows_of(self._model, batch, inputs_of(batch, self._device))
         used = {layer: gate for layer, gate in enumerate(values) if gate.shape[1]}
         heads = [range(count) for count in self.shape.heads_per_layer]
-        result = slopes(logits, used, self.shape, heads)
+        of_rows = batch.readout.examples_of_rows(batch.examples)
+        result = slopes(rows, used, self.shape, heads, of_rows)
         result[:, :, list(state)] = 0.0
         return result
 
-    def _rows_of_backward(self, batch: Batch) -> int:
+    def _examples_of_backward(self, batch: Batch) -> int:
         """How many examples one backward pass may take within `BACKWARD_BYTES`."""
         config: Any = self._model.config
         # ALBERT passes through its layers several times; encoders may have decoders beside them.

@@ -2,8 +2,9 @@
 
 The declared graph is the lattice of all HeadSets. Its edges are the single removals, which make it
 complete, and two kinds of macro moves, which only shorten the way: along the guides' paths, and
-those that the surrogate proposes, which may also put heads back and take others. g is the number of
-heads removed; h is a guide's estimate of how many more are removable within the budget. All ways
+those that the surrogate proposes, which may also put heads back and take others. g is the weight
+that is saved, by default the number of heads removed; h is a guide's estimate of how much more can
+be saved within the budget. All ways
 to a state cost the same, so every state is scored once, put on the frontier once and never
 reopened. h is no upper limit, so f orders the search and proves nothing: only an exhausted
 frontier does.
@@ -32,7 +33,7 @@ from typing import Any
 import numpy as np
 
 from headsearch.heads import HeadSet
-from headsearch.search.bound import Bound
+from headsearch.search.bound import THOROUGH, Bound
 from headsearch.search.climb import Climb
 from headsearch.search.frontier import Entry, Frontier
 from headsearch.search.guides import (
@@ -53,6 +54,7 @@ from headsearch.search.problem import OUTPUTS, Ask, Node, Oracle, Problem
 from headsearch.search.promise import promise, rest_of
 from headsearch.search.proposals import by_start
 from headsearch.search.rollouts import Rollout, roll_out
+from headsearch.search.sharpen import Sharpener
 from headsearch.task.metric import Threshold
 
 # How many of the states that may be expanded next are looked at ahead.
@@ -73,6 +75,8 @@ class Settings:
         patience: stop after so many expansions in a row without a better incumbent; None: never,
             so that without other budgets every state is scored. That f falls below the incumbent
             is no reason to stop: h is an estimate, and the next expansion corrects it.
+        bound_evaluations: how much may be spent, after the search has come to its end, on lowering
+            the bound under its assumption; see `sharpen`.
         max_evaluations, max_expansions: budgets over what is committed; None: no limit.
     """
 
@@ -83,6 +87,7 @@ class Settings:
     horizon: int = 12
     proposals: int = 8
     patience: int | None = 4
+    bound_evaluations: int = 0
     max_evaluations: int | None = None
     max_expansions: int | None = None
 
@@ -94,11 +99,12 @@ class Result:
     Attributes:
         baseline: the full model.
         threshold: the least metric that was allowed.
-        best: the feasible state with most heads removed (ties: lower loss, smaller bitset).
+        best: the feasible state that saves most (ties: lower loss, smaller bitset).
         points: see `operating_points`.
         candidates: every feasible state, best first.
-        bound: an upper limit on the heads removable within the budget, over all HeadSets.
-        limits: the same and a lower one that rests on an assumption, with what speaks against it.
+        bound: an upper limit on what can be saved within the budget, over all HeadSets.
+        limits: the same in heads, and a lower one that rests on an assumption, with what speaks
+            against it.
         evaluations: HeadSets scored; one that was given up counts by its share of the examples.
         expansions: states expanded.
         memo_hits: times that a wanted score was known already.
@@ -148,6 +154,7 @@ class _Search:
         self.problem, self.threshold = ledger.problem, ledger.threshold
         self.frontier = Frontier()
         self.learner = Learner(ledger)
+        self.sharpener = Sharpener(ledger, settings.bound_evaluations)
         self.expansions = 0
         self.expanded: View | None = None  # of the last expansion
         # Most children have the same path ahead of them.
@@ -156,23 +163,28 @@ class _Search:
     def run(self) -> Result:
         ledger, settings = self.ledger, self.settings
         try:
-            reach = roll_out(
-                settings.rollouts, ledger, self.frontier, settings.horizon, self._next_singles
-            )
+            reach = 0
+            if self.problem.gradients:
+                reach = roll_out(
+                    settings.rollouts, ledger, self.frontier, settings.horizon, self._likely
+                )
             self.frontier.push(Entry(ledger.baseline, reach))
             self._propose()
             stopped = self._expand_all()
+            self.sharpener.run()
         except Stop as stop:
             stopped = str(stop)
         nodes = ledger.known.values()
-        limits = ledger.bounds.now()
+        limits = ledger.bounds.now(THOROUGH if settings.bound_evaluations else 0)
         return Result(
             baseline=ledger.baseline,
             threshold=ledger.threshold,
             best=ledger.best,
             points=operating_points(nodes),
             candidates=sorted((n for n in nodes if n.feasible), key=lambda n: n.rank),
-            bound=ledger.best.weight if stopped == "frontier exhausted" else limits.proved,
+            bound=ledger.best.weight
+            if stopped == "frontier exhausted"
+            else self.problem.weight.most(limits.proved),
             limits=limits,
             evaluations=ledger.evaluations,
             expansions=self.expansions,
@@ -186,7 +198,7 @@ class _Search:
     def _expand_all(self) -> str:
         settings, since_better = self.settings, 0
         while len(self.frontier):
-            if self.ledger.best.weight == self.problem.shape.total:
+            if self.ledger.best.weight == self.problem.weight.total:
                 return "every head removed"
             if settings.patience is not None and since_better >= settings.patience:
                 return f"{settings.patience} expansions without a better state"
@@ -207,7 +219,7 @@ class _Search:
     def _propose(self) -> None:
         """Score what the surrogate proposes, in rounds, until that leads no further."""
         ledger, count, dry = self.ledger, self.settings.proposals, 0
-        while count and dry < DRY_ROUNDS and ledger.best.weight < self.problem.shape.total:
+        while count and dry < DRY_ROUNDS and ledger.best.weight < self.problem.weight.total:
             chosen = self.learner.proposals()[:count]
             if not chosen:
                 return
@@ -215,16 +227,17 @@ class _Search:
             found = ledger.score(by_start(chosen), early=True)
             for child in found:
                 self.frontier.push(Entry(child, 0 if child.feasible else -child.weight))
-            most = max(len(proposal.state) for proposal in chosen)
+            most = max(proposal.weight for proposal in chosen)
             ledger.commit("proposals", before, most - before.weight, found)
             better = ledger.best.weight > before.weight or self._largest_metric() > metric
             dry = 0 if better else dry + 1
-            if dry == DRY_ROUNDS and ledger.best.heads not in ledger.measured:
+            measurable = self.problem.gradients and ledger.best.heads not in ledger.measured
+            if dry == DRY_ROUNDS and measurable:
                 ledger.gradients([ledger.best.heads])  # far cheaper than scoring all its children
                 dry = 0
 
     def _largest_metric(self) -> float:
-        """Return the largest metric of states with at least as many heads removed as the best."""
+        """Return the largest metric of states that save at least as much as the best."""
         least = self.ledger.best.weight
         nodes = (node for node in self.ledger.known.values() if node.whole)
         return max(node.score.metric for node in nodes if node.weight >= least)
@@ -237,7 +250,7 @@ class _Search:
             (node,) = completed
         heads = [j for j in range(self.problem.shape.total) if j not in node.heads]
         singles = tuple(node.heads.add(j) for j in heads)
-        found = self.ledger.score([(node.heads, singles)], ahead=self._next_singles)
+        found = self.ledger.score([(node.heads, singles)], ahead=self._likely)
         if heads:
             effects = np.stack(
                 [self.ledger.known[single].outputs - node.outputs for single in singles]
@@ -262,7 +275,7 @@ class _Search:
             following = asked(lambda climb: climb.likely(self._feasible(climb)))
             if following:
                 yield self.ledger.early(node.heads, following)
-            yield from self._next_singles(self._entries(found, node, paths))
+            yield from self._likely(self._entries(found, node, paths))
 
         while states := asked(lambda climb: climb.wanted(self._feasible(climb))):
             found += self.ledger.score([(node.heads, states)], early=True, ahead=ahead)
@@ -275,7 +288,12 @@ class _Search:
 
         return known
 
-    def _next_singles(self, found: Iterable[Entry] = ()) -> Iterable[Ask]:
+    def _likely(self, found: Iterable[Entry] = ()) -> Iterable[Ask]:
+        """What is likely to be asked next, for workers that would idle."""
+        yield from self._next_singles(found)
+        yield from self.sharpener.ahead()
+
+    def _next_singles(self, found: Iterable[Entry]) -> Iterable[Ask]:
         """What is asked first if the states that now look best are expanded next."""
         limit = self.settings.max_expansions
         if limit is not None and self.expansions + 1 >= limit:
@@ -300,18 +318,20 @@ class _Search:
         entries, horizon = list[Entry](), self.settings.horizon
         for child in found:
             if child.whole:
-                most = min(horizon, self.problem.shape.total - child.weight)
+                most = self.problem.weight.most(len(child.heads) + horizon) - child.weight
 
                 def promised(child: Node = child) -> int:
+                    rests = [rest_of(path, child, horizon) for path in paths]
                     ladders = [
-                        self._ladder(node.heads, rest_of(path, child, horizon)) for path in paths
+                        (self._ladder(node.heads, rest), self.problem.gains(child.heads, rest))
+                        for rest in rests
                     ]
-                    reach = furthest(ladders, child.outputs, self.threshold, self.problem.objective)
-                    return promise(child, [reach], horizon)
+                    gain = furthest(ladders, child.outputs, self.threshold, self.problem.objective)
+                    return promise(gain, child)
 
                 entries.append(Entry(child, most, promised))
             else:
-                entries.append(Entry(child, promise(child, [], horizon)))
+                entries.append(Entry(child, promise(None, child)))
         return entries
 
     def _ladder_of(self, heads: HeadSet, path: tuple[int, ...]) -> Ladder:

@@ -8,7 +8,7 @@ import numpy as np
 from scipy import special
 
 from headsearch.search.problem import Node
-from headsearch.task.metric import Objective
+from headsearch.task.metric import PERPLEXITY, Objective
 
 # Of several classes, those that come closest to the right one stand for all.
 RIVALS = 2
@@ -17,6 +17,8 @@ COLUMNS = 4000
 LEAST_DEVIATION = 1e-6
 # Examples by which a forecast may be off beside what each one's chance says.
 OFF = 2.0
+# Beyond this no prediction of a token's mean surprise means anything, nor has it an exponential.
+MOST_SURPRISE = 50.0
 
 
 class Forecast:
@@ -25,7 +27,7 @@ class Forecast:
     For classification a column is a margin: by how much the right class is ahead of a rival. With
     a margin's mean m and standard deviation s the answer is right with chance Phi(m / s). For
     regression a column is an output, and of rank correlations their differences are taken to be
-    those of Pearson's.
+    those of Pearson's; for perplexity it is a sequence's surprise.
 
     Args:
         objective: metric and labels.
@@ -75,13 +77,17 @@ class Forecast:
     def metrics(self, changes: np.ndarray, deviations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return expected metrics and their standard deviations, (states,) each.
 
-        The latter are 0 for regression: deviations of outputs say little of a correlation's.
+        The latter are 0 but for classification: deviations of outputs say little of a
+        correlation's, or of a mean's.
 
         Args:
             changes: predicted changes from the full model, (states, columns).
             deviations: their standard deviations.
         """
         columns = self.base + changes
+        if self._objective.metric == PERPLEXITY:
+            surprise = columns.sum(axis=1) / self._labels.sum()
+            return -np.exp(np.minimum(surprise, MOST_SURPRISE)), np.zeros(len(columns))
         if not len(self._rivals):
             return self._correlations(columns, deviations), np.zeros(len(columns))
         scaled = columns / np.maximum(deviations, LEAST_DEVIATION)

@@ -15,7 +15,7 @@ class Entry:
 
     Attributes:
         node: the scored state.
-        h: the guide's estimate of the further heads removable from it; as long as `promise` is
+        h: the guide's estimate of what can be saved beyond it; as long as `promise` is
             there, only an upper limit of it.
         promise: computes h, when it is needed.
     """
@@ -26,7 +26,7 @@ class Entry:
 
     @property
     def f(self) -> int:
-        """g + h: how many heads are expected to be removable through this state."""
+        """g + h: how much is expected to be saved through this state."""
         return self.node.weight + self.h
 
     def settle(self) -> None:

@@ -120,10 +120,11 @@ def least_hitting(sets: Sequence[int], effort: int) -> tuple[int, list[int]]:
 
 def _table(sets: Sequence[int]) -> np.ndarray:
     """Return which set has which head, (sets, heads) int32."""
-    size = (union(sets).bit_length() + 7) // 8
+    heads = union(sets).bit_length()
+    size = (heads + 7) // 8
     data = b"".join(one.to_bytes(size, "little") for one in sets)
     rows = np.frombuffer(data, np.uint8).reshape(len(sets), size)
-    return np.unpackbits(rows, axis=1, bitorder="little").astype(np.int32)
+    return np.unpackbits(rows, axis=1, count=heads, bitorder="little").astype(np.int32)
 
 
 def _disjoint(sets: Iterable[int]) -> list[int]:

@@ -14,6 +14,7 @@ from headsearch.heads import HeadSet
 from headsearch.search.bound import Bounds
 from headsearch.search.guides import View
 from headsearch.search.problem import GRADIENTS, OUTPUTS, Ask, Node, Oracle, Order, Problem
+from headsearch.search.weight import HEADS
 from headsearch.task.metric import Score
 
 # A state may be given up after so many times the examples that it would have to get wrong. More
@@ -40,7 +41,7 @@ class Ledger:
         should_stop: asked before each step; a text ends the search and says why.
         baseline: the full model.
         threshold: the least metric that is allowed.
-        best: the feasible state with most heads removed (ties: lower loss, smaller bitset).
+        best: the feasible state that saves most (ties: lower loss, smaller bitset).
         known: all scored states.
         bounds: what they say about how much can be removed.
         memo_hits: times that a wanted score was known already.
@@ -71,7 +72,7 @@ class Ledger:
         score = self.problem.objective.score(outputs)
         self.threshold = self.problem.objective.threshold(score, self.problem.max_drop)
         self.bounds = Bounds(self.problem.shape)
-        self.baseline = self.best = self.known[root] = Node(root, outputs, score, True)
+        self.baseline = self.best = self.known[root] = Node(root, 0, outputs, score, True)
         self.bounds.observe(self.baseline)
         self._rows = len(outputs)
         self.commit("baseline", self.baseline, 0, [self.baseline])
@@ -200,19 +201,31 @@ class Ledger:
                     ]
                     for n in found
                 ],
-                "best": [self.best.weight, self.best.score.metric, finite(self.best.score.loss)],
+                "best": [
+                    len(self.best.heads),
+                    self.best.score.metric,
+                    finite(self.best.score.loss),
+                ],
+                **self._saved(),
                 "bound": self.bounds.now().to_step(),
                 "evaluations": self.evaluations,
             }
         )
         self._steps += 1
 
+    def _saved(self) -> dict[str, dict[str, int]]:
+        """Return what the best state saves, where that is not the number of its heads."""
+        weight = self.problem.weight
+        return {} if weight.kind == HEADS else {"saved": {weight.unit: self.best.weight}}
+
     def _take(self, state: HeadSet, outputs: np.ndarray, score: Score | None) -> Node:
         """Make what the oracle answered known."""
         whole = len(outputs) == len(self.problem.objective.labels)
         score = self._score_of(outputs) if score is None else score
         earlier = self.known.get(state)
-        node = Node(state, outputs, score, whole and self.threshold.feasible(score), whole)
+        weight = self.problem.weight.of(self.problem.shape, state)
+        feasible = whole and self.threshold.feasible(score)
+        node = Node(state, weight, outputs, score, feasible, whole)
         self.known[state] = node
         self.bounds.observe(node)
         self._rows += len(outputs) - (0 if earlier is None else len(earlier.outputs))

@@ -1,4 +1,4 @@
-"""Operating points: the frontier of heads removed against metric."""
+"""Operating points: the frontier of what is saved against metric."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from headsearch.search.problem import Node
 
 
 def operating_points(nodes: Iterable[Node]) -> list[Node]:
-    """Return the nodes that no other beats in both heads removed and metric, most removed first.
+    """Return the nodes that no other beats in both weight and metric, most saved first.
 
-    One for each number of removed heads at most; ties go to the lower loss, then the smaller
-    bitset. Infeasible nodes count too: a budget given later picks from the same list. What was
-    given up half way has no metric, and is left out.
+    One for each weight at most, by default for each number of removed heads; ties go to the lower
+    loss, then the smaller bitset. Infeasible nodes count too: a budget given later picks from the
+    same list. What was given up half way has no metric, and is left out.
     """
     best: dict[int, Node] = {}
     for node in nodes:

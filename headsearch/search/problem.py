@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
 
 from headsearch.heads import HeadMap, HeadSet
+from headsearch.search.weight import Weight
 from headsearch.task.kinds import GRADIENTS, OUTPUTS
 from headsearch.task.metric import Objective, Score
 
@@ -83,7 +85,7 @@ class Oracle(Protocol):
 
 @dataclass(frozen=True)
 class Problem:
-    """Remove as many heads as possible while the metric stays within the budget.
+    """Save as much as possible while the metric stays within the budget.
 
     Attributes:
         shape: the heads.
@@ -91,12 +93,25 @@ class Problem:
         max_drop: the budget.
         hardest_first: whether states that may be given up are scored in the order of their
             parent's margins; if an example's outputs do not depend on those scored beside it.
+        saves: what removing heads saves; None: every head counts the same.
+        gradients: whether gradients cost less than scoring single removals, which tell the same.
     """
 
     shape: HeadMap
     objective: Objective
     max_drop: float
     hardest_first: bool = False
+    saves: Weight | None = None
+    gradients: bool = True
+
+    @cached_property
+    def weight(self) -> Weight:
+        """w: what removing heads saves."""
+        return self.saves or Weight.each(self.shape)
+
+    def gains(self, start: HeadSet, path: Sequence[int]) -> list[int]:
+        """Return what 0, 1, 2, … heads of a path save beyond its start."""
+        return self.weight.gains(self.shape, start, path)
 
 
 @dataclass(frozen=True)
@@ -105,6 +120,7 @@ class Node:
 
     Attributes:
         heads: the removed heads.
+        weight: g: what removing them saves; as many as they are, by default.
         outputs: (examples, classes) float32; of a state that was given up, those of its rounds.
         score: its metric and loss; of a state that was given up, NaN and infinity: what was not
             computed is not known, and nothing may be made of a part of it.
@@ -113,17 +129,13 @@ class Node:
     """
 
     heads: HeadSet
+    weight: int
     outputs: np.ndarray
     score: Score
     feasible: bool
     whole: bool = True
 
     @property
-    def weight(self) -> int:
-        """g: how many heads are removed."""
-        return len(self.heads)
-
-    @property
     def rank(self) -> tuple[int, float, int]:
-        """Smaller is better: more heads removed, then lower loss, then the smaller bitset."""
+        """Smaller is better: more saved, then lower loss, then the smaller bitset."""
         return (-self.weight, self.score.loss, self.heads.bits)

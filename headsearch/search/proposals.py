@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -11,7 +11,9 @@ from scipy import special
 
 from headsearch.heads import HeadSet
 from headsearch.search.forecast import Forecast
+from headsearch.search.problem import Node, Problem
 from headsearch.search.surrogate import Surrogate, indicators
+from headsearch.search.weight import by_worth
 
 # Heads that a move may add to the best state's number.
 FURTHER = 8
@@ -24,7 +26,8 @@ NEAR = 4
 APART = 4
 # Proposals that lead further with less chance make room for those that lead sideways.
 LEAST_CHANCE = 0.02
-# So many heads below the best state a proposal may be that is expected to have a larger metric.
+# So many heads' worth less a proposal may save than the best state where its metric is expected to
+# be larger.
 ASIDE = 1
 
 
@@ -35,27 +38,29 @@ class Proposal:
     Attributes:
         start: the known state that it was found from.
         state: what is proposed.
+        weight: what it saves.
         chance: that it meets the threshold.
-        gain: heads beyond the best state times chance.
+        gain: what it saves beyond the best state times chance.
         rise: for those not beyond it, by how many standard deviations the metric is expected to be
-            above the largest that is known of as many heads or more.
+            above the largest that is known where as much is saved.
     """
 
     start: HeadSet
     state: HeadSet
+    weight: int
     chance: float
     gain: float
     rise: float = 0.0
 
 
 class Proposer:
-    """Looks for states with many heads removed that are likely to be feasible.
+    """Looks for states that save much and are likely to be feasible.
 
     Args:
         surrogate: what predicts outputs.
         forecast: what is made of them.
+        problem: the heads, and what they save.
         threshold: the least metric that is allowed, as the forecast sees it.
-        heads: how many there are.
         off: by how much any forecast may be off, beside what it says itself.
     """
 
@@ -63,55 +68,52 @@ class Proposer:
         self,
         surrogate: Surrogate,
         forecast: Forecast,
+        problem: Problem,
         threshold: float,
-        heads: int,
         off: float = 0.0,
     ) -> None:
         self._surrogate, self._forecast = surrogate, forecast
-        self._threshold, self._heads, self._off = threshold, heads, off
+        self._problem, self._heads = problem, problem.shape.total
+        self._threshold, self._off = threshold, off
+        self._worths = problem.weight.worths(problem.shape)
 
     def propose(
         self,
         starts: Sequence[HeadSet],
-        best: int,
+        best: Node,
         known: Container[HeadSet],
         largest: Callable[[int], float],
     ) -> list[Proposal]:
         """Return proposals: those that lead further, and between them some that lead sideways.
 
-        The first have more heads removed than the best state, the likeliest gain first. Where
-        there is little hope of that, others with as many heads removed and a larger metric may be
-        a better place to go on from.
+        The first save more than the best state, the likeliest gain first. Where there is little
+        hope of that, others that save as much and have a larger metric may be a better place to go
+        on from.
 
         Args:
             starts: where to begin.
-            best: how many heads are removed by the best state.
+            best: the best state.
             known: states not to propose.
-            largest: known metric where at least so many heads are removed.
+            largest: known metric where at least so much is saved.
         """
         found: dict[HeadSet, Proposal] = {}
         for start in starts:
-            row = indicators(start, self._heads)
-            for weight in range(len(start), min(best + FURTHER, self._heads) + 1):
-                if weight > len(start):
-                    row = self._step(row)
-                if weight < best - ASIDE:
+            for state, mean, spread in self._around(start, best):
+                heads = HeadSet.of(int(j) for j in np.flatnonzero(state))
+                if heads in known or heads in found:
                     continue
-                for state, mean, spread in self._swapped(row):
-                    heads = HeadSet.of(int(j) for j in np.flatnonzero(state))
-                    if heads in known or heads in found:
-                        continue
-                    chance = float(special.ndtr((mean - self._threshold) / spread))
-                    gain, rise = (weight - best) * chance, 0.0
-                    if weight <= best:
-                        gain, rise = 0.0, (mean - largest(weight)) / spread
-                    found[heads] = Proposal(start, heads, chance, gain, rise)
+                weight = self._weigh(state)
+                chance = float(special.ndtr((mean - self._threshold) / spread))
+                gain, rise = (weight - best.weight) * chance, 0.0
+                if weight <= best.weight:
+                    gain, rise = 0.0, (mean - largest(weight)) / spread
+                found[heads] = Proposal(start, heads, weight, chance, gain, rise)
         further = sorted(
-            (p for p in found.values() if len(p.state) > best),
+            (p for p in found.values() if p.weight > best.weight),
             key=lambda p: (-p.gain, p.state.bits),
         )
         aside = sorted(
-            (p for p in found.values() if len(p.state) <= best),
+            (p for p in found.values() if p.weight <= best.weight),
             key=lambda p: (-p.rise, p.state.bits),
         )
         hopeless = iter(
@@ -126,19 +128,62 @@ class Proposer:
             mixed.extend(islice(hopeless, 1))
         return spread_out([*mixed, *hopeless])
 
+    def _around(self, start: HeadSet, best: Node) -> Iterator[tuple[np.ndarray, float, float]]:
+        """Yield states that may be reached from a start, with expected metric and its spread."""
+        least = best.weight - ASIDE * self._problem.weight.step
+        row = indicators(start, self._heads)
+        if not self._problem.weight.counts_heads:
+            for emptied in self._emptied(row, best.weight):
+                (mean,), (spread,) = self._value(emptied[None])
+                yield emptied, float(mean), float(spread)
+        for count in range(len(start), min(len(best.heads) + FURTHER, self._heads) + 1):
+            if count > len(start):
+                row = self._step(row)
+            if self._weigh(row) >= least:
+                yield from self._swapped(row)
+
+    def _emptied(self, row: np.ndarray, least: int) -> Iterator[np.ndarray]:
+        """Yield states that lack one more whole layer, with ever more heads elsewhere put back.
+
+        The last head of a layer may save more than all before it; what that buys is put back where
+        it is expected to raise the metric most, as long as more than `least` is saved.
+        """
+        shape = self._problem.shape
+        for layer, count in enumerate(shape.heads_per_layer):
+            heads = np.arange(shape.start(layer), shape.start(layer) + count)
+            if row[heads].all():
+                continue
+            state = row.copy()
+            state[heads] = 1.0
+            while self._weigh(state) > least:
+                yield state
+                back = np.setdiff1d(np.flatnonzero(state), heads)
+                if not len(back):
+                    break
+                rows = _flipped(state, back)
+                rises = self._value(rows)[0] - self._value(state[None])[0]
+                state = rows[int(np.argmin(by_worth(-rises, 1.0 / self._worths[back])))]
+
     def _value(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return expected metrics and their standard deviations, (rows,) each."""
         means, spreads = self._forecast.metrics(*self._surrogate.predict(rows))
         return means, np.hypot(spreads, self._off)
 
+    def _weigh(self, row: np.ndarray) -> int:
+        """Return what a state saves."""
+        return int(self._problem.weight.of_rows(self._problem.shape, row[None])[0])
+
     def _step(self, row: np.ndarray) -> np.ndarray:
-        """Remove the head after which the metric is expected to be largest."""
-        rows = _flipped(row, np.flatnonzero(row == 0))
-        return np.asarray(rows[int(np.argmax(self._value(rows)[0]))])
+        """Remove the head that is expected to cost the metric least, per what it is worth."""
+        left = np.flatnonzero(row == 0)
+        rows = _flipped(row, left)
+        means, now = self._value(rows)[0], self._value(row[None])[0]
+        return np.asarray(rows[int(np.argmin(by_worth(now - means, self._worths[left])))])
 
     def _swapped(self, row: np.ndarray) -> list[tuple[np.ndarray, float, float]]:
-        """Improve a state by swaps; return it and the best of those that were looked at."""
+        """Improve a state by swaps that lose no weight; return it and the best of those seen."""
         (mean,), (spread,) = self._value(row[None])
+        problem, weight = self._problem, self._weigh(row)
         way = [(row, float(mean), float(spread))]
         for _ in range(SWAPS):
             out, back = np.flatnonzero(row == 0), np.flatnonzero(row)
@@ -147,6 +192,9 @@ class Proposer:
             add = out[np.argsort(-self._value(_flipped(row, out))[0], kind="stable")[:PAIRED]]
             put = back[np.argsort(-self._value(_flipped(row, back))[0], kind="stable")[:PAIRED]]
             rows = np.concatenate([_flipped(each, add) for each in _flipped(row, put)])
+            rows = rows[problem.weight.of_rows(problem.shape, rows) >= weight]
+            if not len(rows):
+                break
             means, spreads = self._value(rows)
             order = np.argsort(-means, kind="stable")[:NEAR]
             way += [(rows[at], float(means[at]), float(spreads[at])) for at in order]

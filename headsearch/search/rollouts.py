@@ -15,7 +15,7 @@ from headsearch.search.frontier import Entry, Frontier
 from headsearch.search.guides import Guide, Path, View, paths_of, predicted_reach
 from headsearch.search.ledger import Ledger
 from headsearch.search.problem import GRADIENTS, Ask, Node
-from headsearch.search.promise import promise, rest_of
+from headsearch.search.promise import gain_of, promise, rest_of
 
 # A rollout ends after so many rungs in a row that are infeasible with a loss above the baseline's.
 LOST_RUNGS = 2
@@ -71,7 +71,7 @@ def roll_out(
         paths = paths_of([(r.guide, views[node.heads]) for r, node in nodes.items()])
         for (rollout, node), path in zip(nodes.items(), paths, strict=True):
             view = views[node.heads]
-            h = promise(node, [path.reach], horizon)
+            h = promise(gain_of(ledger.problem, node, path, horizon), node)
             if node is ledger.baseline:
                 root_reach = max(root_reach, h)
             step = node.heads | HeadSet.of(path.heads[: rollout.stride(total)])
@@ -87,13 +87,15 @@ def roll_out(
         for rollout, view, path, h, step in moves:
             fresh = [new.pop(step)] if step in new else []
             for child in fresh:
-                ahead_of_it = predicted_reach(view, rest_of(path, child, horizon), child.outputs)
-                frontier.push(Entry(child, promise(child, [ahead_of_it], horizon)))
+                rest = rest_of(path, child, horizon)
+                ahead_of_it = Path(rest, predicted_reach(view, rest, child.outputs))
+                gain = gain_of(ledger.problem, child, ahead_of_it, horizon)
+                frontier.push(Entry(child, promise(gain, child)))
             ledger.commit(f"rollout {rollout.guide.name}", view.node, h, fresh)
             node = nodes[rollout] = ledger.known[step]
             worse = not node.feasible and node.score.loss > ledger.baseline.score.loss
             lost[rollout] = lost[rollout] + 1 if worse else 0
-            if lost[rollout] == LOST_RUNGS or node.weight == total:
+            if lost[rollout] == LOST_RUNGS or len(node.heads) == total:
                 del nodes[rollout]
     return root_reach
 

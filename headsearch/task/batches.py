@@ -12,11 +12,14 @@ import numpy as np
 
 from headsearch.errors import DataError, InputError
 from headsearch.task.data import Examples
+from headsearch.task.readout import EXAMPLES, LABELS, SEQUENCES, TOKENS, WHOLE, Readout
 
 # Tokenizers that have no limit say so with a very large number.
 UNLIMITED = 1_000_000
 # Most examples and padded tokens of a batch.
 BATCH_EXAMPLES, BATCH_TOKENS = 64, 4096
+# Of language models' batches, whose outputs are as wide as a vocabulary, tokens are fewer by this.
+VOCABULARY_SHARE = 4
 # Batches are decided on in so many rounds, see `task.shards`.
 ROUNDS = 4
 # A broken tokenizer knows almost nothing; real text in the wrong script still stays below this.
@@ -39,14 +42,26 @@ class Batch:
         arrays: what the model's forward takes, by name: `input_ids`, `attention_mask` and, for
             some models, `token_type_ids`, each (examples, tokens) int64; or `pixel_values`,
             (examples, channels, height, width) float32.
+        readout: what of the model's outputs is scored.
     """
 
     arrays: Mapping[str, np.ndarray]
+    readout: Readout = WHOLE
 
     @property
     def examples(self) -> int:
         """How many examples there are."""
         return len(next(iter(self.arrays.values())))
+
+    @property
+    def rows(self) -> int:
+        """How many rows are scored."""
+        return self.readout.rows(self.examples)
+
+    def part(self, start: int, stop: int) -> Batch:
+        """Return the batch of some of the examples, [start, stop)."""
+        arrays = {name: array[start:stop] for name, array in self.arrays.items()}
+        return Batch(arrays, self.readout.part(start, stop))
 
     @property
     def tokens(self) -> int:
@@ -69,8 +84,8 @@ class BatchedData:
 
     Attributes:
         batches: shortest examples first within each round; every round has all lengths.
-        labels: (examples,) in batch order.
-        order: (examples,) the source position of every row.
+        labels: (rows,) in batch order, of whatever is scored: see `Readout`.
+        order: (examples,) the source position of every example.
     """
 
     batches: tuple[Batch, ...]
@@ -80,12 +95,27 @@ class BatchedData:
     @property
     def examples(self) -> int:
         """How many examples there are in all."""
-        return len(self.labels)
+        return len(self.order)
+
+    @property
+    def kind(self) -> str:
+        """What is scored one by one, see `Readout`."""
+        return self.batches[0].readout.kind
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """How many tokens the example of each row has, (rows,) int64."""
+        return np.concatenate(
+            [
+                batch.lengths[batch.readout.examples_of_rows(batch.examples)]
+                for batch in self.batches
+            ]
+        )
 
     @cached_property
     def offsets(self) -> np.ndarray:
         """First row of each batch, and the number of rows at the end, (batches + 1,) int64."""
-        sizes = [0, *(batch.examples for batch in self.batches)]
+        sizes = [0, *(batch.rows for batch in self.batches)]
         return np.cumsum(np.array(sizes, dtype=np.int64))
 
     def rows(self, span: Span) -> slice:
@@ -105,6 +135,13 @@ class BatchedData:
             (f"{i} {name}", batch.arrays[name])
             for i, batch in enumerate(self.batches)
             for name in sorted(batch.arrays)
+        ]
+        if self.kind != EXAMPLES:
+            digest.update(f"{self.kind}\n".encode())
+        named += [
+            (f"{i} places", batch.readout.places)
+            for i, batch in enumerate(self.batches)
+            if batch.readout.places is not None
         ]
         for name, array in [*named, ("labels", self.labels), ("order", self.order)]:
             digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
@@ -144,11 +181,18 @@ def tokenise(
                 f"but got {max_length}"
             )
         limits = [max_length]
-    if tokenizer.pad_token_id is None:
+    pad = tokenizer.pad_token_id
+    if pad is None and examples.kind == SEQUENCES:
+        pad = tokenizer.eos_token_id or 0  # any will do: it comes last, and nothing looks ahead
+    if pad is None:
         raise InputError("the tokenizer must have a padding token but has none")
     texts = [examples.texts] if examples.pairs is None else [examples.texts, examples.pairs]
+    kind = examples.kind
+    if kind == TOKENS and not tokenizer.is_fast:
+        raise InputError("the tokenizer must be a fast one to tell the tokens of words apart")
     encoded = tokenizer(
         *texts,
+        is_split_into_words=kind == TOKENS,
         truncation=bool(limits),
         max_length=min(limits, default=None),
         padding=False,
@@ -158,9 +202,12 @@ def tokenise(
     _check_known(rows, tokenizer)
     lengths = np.array([len(row) for row in rows])
     order = np.argsort(lengths, kind="stable")
-    pads = {"attention_mask": 0, "input_ids": tokenizer.pad_token_id}
+    pads = {"attention_mask": 0, "input_ids": pad}
     if "token_type_ids" in encoded:
         pads["token_type_ids"] = 0
+    if kind == SEQUENCES:
+        batch_tokens //= VOCABULARY_SHARE
+        _check_long(lengths)
     cuts = _cuts(lengths[order], batch_examples, batch_tokens)
     groups = [order[start:stop] for start, stop in cuts]
     # Every round is a fair sample of all lengths.
@@ -171,9 +218,60 @@ def tokenise(
             name: _padded([encoded[name][source] for source in picked], pad)
             for name, pad in sorted(pads.items())
         }
-        batches.append(Batch(arrays))
+        batches.append(Batch(arrays, _readout(examples, encoded, picked)))
     order = np.concatenate(groups)
-    return BatchedData(tuple(batches), examples.labels[order], order)
+    return BatchedData(tuple(batches), _labels(examples, encoded, order), order)
+
+
+def _readout(examples: Examples, encoded: Any, picked: np.ndarray) -> Readout:
+    """Return what of some examples' outputs is scored."""
+    if examples.kind == TOKENS:
+        places = [
+            (place, token)
+            for place, source in enumerate(picked)
+            for token in _first_tokens(encoded, source)
+        ]
+        return Readout(TOKENS, np.array(places, np.int64).reshape(-1, 2))
+    if examples.kind == LABELS:
+        return Readout(LABELS, labels=len(examples.labels[0]))
+    return Readout(examples.kind)
+
+
+def _labels(examples: Examples, encoded: Any, order: np.ndarray) -> np.ndarray:
+    """Return the labels of all rows that are scored, (rows,)."""
+    if examples.kind == EXAMPLES:
+        return np.asarray(np.asarray(examples.labels)[order])
+    if examples.kind == LABELS:
+        return np.asarray(np.asarray(examples.labels)[order].ravel())
+    if examples.kind == SEQUENCES:  # a token is foretold from those before it
+        return np.array([len(encoded["input_ids"][source]) - 1 for source in order])
+    kept = [examples.labels[source][: len(_first_tokens(encoded, source))] for source in order]
+    labels = np.concatenate(kept)
+    if len(np.unique(labels)) == 1:
+        raise DataError(
+            f"the words' labels must not all be the same but all {len(labels)} that are left of "
+            f"cut texts are {labels[0]}"
+        )
+    return labels
+
+
+def _first_tokens(encoded: Any, source: int) -> list[int]:
+    """Return where each word of an example that was not cut off begins, ascending."""
+    places: dict[int, int] = {}
+    for token, word in enumerate(encoded.word_ids(int(source))):
+        if word is not None:
+            places.setdefault(word, token)
+    return list(places.values())
+
+
+def _check_long(lengths: np.ndarray) -> None:
+    """Check that there is something to foretell in every text."""
+    short = np.flatnonzero(lengths < 2)
+    if len(short):
+        raise DataError(
+            f"texts must have two tokens or more for a language model but {len(short)} of "
+            f"{len(lengths)} have less: row {short[0]} is the first"
+        )
 
 
 def gather(batches: Sequence[Batch], examples: np.ndarray) -> Iterator[Batch]:

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from headsearch.errors import DataError, InputError
-from headsearch.task.labels import class_ids, target_values
+from headsearch.task.labels import class_ids, label_flags, target_values, token_ids
+from headsearch.task.readout import EXAMPLES, LABELS, SEQUENCES, TOKENS
 from headsearch.task.sources import open_source
 
 
@@ -19,14 +20,45 @@ class Examples:
     """Texts and labels, in the order of their source.
 
     Attributes:
-        texts: the texts.
+        texts: the texts; of `TOKENS` each a list of words.
         pairs: the second texts of pairs, or None.
-        labels: (examples,) int64 class ids, or float64 values for regression.
+        labels: (examples,) int64 class ids, or float64 values for regression; of `LABELS`
+            (examples, labels) 0 and 1; of `TOKENS` (words,) class ids for each example; of
+            `SEQUENCES`, whose labels are their own tokens, (examples,) 0.
+        kind: what is scored one by one, see `task.readout`.
     """
 
-    texts: list[str]
+    texts: list[Any]
     pairs: list[str] | None
-    labels: np.ndarray
+    labels: np.ndarray | list[np.ndarray]
+    kind: str = EXAMPLES
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def take(self, rows: Sequence[int] | np.ndarray) -> Examples:
+        """Return some of the examples, in the given order."""
+        labels = self.labels
+        return Examples(
+            [self.texts[row] for row in rows],
+            None if self.pairs is None else [self.pairs[row] for row in rows],
+            labels[rows] if isinstance(labels, np.ndarray) else [labels[row] for row in rows],
+            self.kind,
+        )
+
+    def identities(self) -> list[tuple[Any, str]]:
+        """Return what tells an example from others: its texts."""
+        second = self.pairs or [""] * len(self.texts)
+        texts = [text if isinstance(text, str) else tuple(text) for text in self.texts]
+        return list(zip(texts, second, strict=True))
+
+    @property
+    def distinct_labels(self) -> int:
+        """How many labels there are among them; of `SEQUENCES` any number."""
+        if self.kind == SEQUENCES:
+            return len(self.texts) + 1
+        labels = self.labels if isinstance(self.labels, np.ndarray) else np.concatenate(self.labels)
+        return len(np.unique(labels))
 
 
 def load_examples(
@@ -41,6 +73,7 @@ def load_examples(
     split: str | None = None,
     max_examples: int | None = None,
     seed: int = 0,
+    kind: str = EXAMPLES,
 ) -> Examples:
     """Load labelled examples.
 
@@ -52,6 +85,7 @@ def load_examples(
         subset, split: of a hub data set; the split of a folder that holds several.
         max_examples: take a seeded random part of that size, in source order.
         seed: of that part.
+        kind: what is scored one by one, see `task.readout`.
 
     Raises:
         DataError: the data are missing or break a rule; the text names it.
@@ -67,6 +101,7 @@ def load_examples(
             classes=classes,
             max_examples=max_examples,
             seed=seed,
+            kind=kind,
         )
 
 
@@ -80,39 +115,50 @@ def examples_from_rows(
     classes: int,
     max_examples: int | None = None,
     seed: int = 0,
+    kind: str = EXAMPLES,
 ) -> Examples:
     """Check rows and take texts and labels from them; see `load_examples`.
 
     Args:
         rows: a `datasets.Dataset`, a mapping of columns, or a sequence of dict rows.
     """
-    columns = _columns(rows, [text_column, pair_column, label_column])
-    raw = columns[label_column]
-    if len(raw) == 0:
+    if pair_column is not None and kind in (TOKENS, SEQUENCES):
+        raise InputError(f"`pair_column` must not be given where {kind} are scored")
+    labelled = None if kind == SEQUENCES else label_column
+    columns = _columns(rows, [text_column, pair_column, labelled])
+    if len(columns[text_column]) == 0:
         raise DataError("the data must have at least one example but are empty")
-    texts = _texts(columns[text_column], text_column)
+    texts: list[Any] = columns[text_column]
+    texts = _words(texts, text_column) if kind == TOKENS else _texts(texts, text_column)
     pairs = None if pair_column is None else _texts(columns[pair_column], pair_column)
-    if classes == 1:
-        labels = target_values(raw, label_column)
-    else:
-        labels = class_ids(
-            raw, label_column, id2label or {}, classes, _label_names(rows, label_column)
-        )
+    labels: np.ndarray | list[np.ndarray] = np.zeros(len(texts), np.int64)
+    if labelled is not None:
+        raw, names = columns[labelled], _label_names(rows, labelled)
+        if kind == LABELS:
+            labels = label_flags(raw, labelled, id2label or {}, classes, names)
+        elif kind == TOKENS:
+            words = [len(text) for text in texts]
+            labels = token_ids(raw, words, labelled, id2label or {}, classes, names)
+        elif classes == 1:
+            labels = target_values(raw, labelled)
+        else:
+            labels = class_ids(raw, labelled, id2label or {}, classes, names)
+    examples = Examples(texts, pairs, labels, kind)
     if max_examples is not None:
         if max_examples < 1:
             raise InputError(f"`max_examples` must be at least 1 but got {max_examples}")
         if max_examples < len(texts):
             random = np.random.default_rng(seed)
-            picked = np.sort(random.choice(len(texts), max_examples, replace=False))
-            texts = [texts[i] for i in picked]
-            pairs = None if pairs is None else [pairs[i] for i in picked]
-            labels = labels[picked]
-    if len(np.unique(labels)) == 1:
+            examples = examples.take(
+                np.sort(random.choice(len(texts), max_examples, replace=False))
+            )
+    if examples.distinct_labels == 1:
+        first = np.ravel(examples.labels[0])[0]
         raise DataError(
             f"the labels in column {label_column!r} must not all be the same but all "
-            f"{len(labels)} are {labels[0]}: no metric means anything on them"
+            f"{len(examples)} are {first}: no metric means anything on them"
         )
-    return Examples(texts, pairs, labels)
+    return examples
 
 
 def _columns(rows: Any, names: Sequence[str | None]) -> dict[str, list[Any]]:
@@ -160,8 +206,22 @@ def _texts(values: list[Any], column: str) -> list[str]:
     return values
 
 
+def _words(values: list[Any], column: str) -> list[list[str]]:
+    for row, value in enumerate(values):
+        words = value.tolist() if hasattr(value, "tolist") else value
+        if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+            raise DataError(
+                f"column {column!r} must hold lists of words, as the model labels tokens, but row "
+                f"{row} is of type {type(value).__name__}; name it by `text_column`"
+            )
+        if not words:
+            raise DataError(f"column {column!r} must hold words but row {row} has none")
+    return [list(value) for value in values]
+
+
 def _label_names(rows: Any, column: str) -> list[str] | None:
-    """The names of a `ClassLabel` column, if it is one."""
+    """The names of a `ClassLabel` column, or of one of lists of them, if it is one."""
     feature = getattr(rows, "features", {}).get(column)
+    feature = getattr(feature, "feature", feature)
     names = getattr(feature, "names", None)
     return None if names is None else list(names)

@@ -24,43 +24,30 @@ def hold_out(examples: Examples, fraction: float, seed: int) -> tuple[Examples, 
     Raises:
         DataError: the rest has less than two labels, and no metric means anything on it.
     """
-    rows: dict[tuple[str, str], list[int]] = {}
-    for row, key in enumerate(_keys(examples)):
+    rows: dict[tuple[object, str], list[int]] = {}
+    for row, key in enumerate(examples.identities()):
         rows.setdefault(key, []).append(row)
     groups = list(rows.values())
-    wanted = max(1, round(fraction * len(examples.texts)))
+    wanted = max(1, round(fraction * len(examples)))
     part: list[int] = []
     for group in np.random.default_rng([seed, STREAM]).permutation(len(groups)):
         if len(part) < wanted:
             part += groups[group]
-    rest = sorted(set(range(len(examples.texts))) - set(part))
-    if len(np.unique(examples.labels[rest])) < 2:
+    rest = sorted(set(range(len(examples))) - set(part))
+    if not rest or examples.take(rest).distinct_labels < 2:
         raise DataError(
             "`certify_fraction` must leave examples of at least two labels to search on but of "
-            f"{len(examples.texts)} examples {fraction:g} leaves {len(rest)}"
+            f"{len(examples)} examples {fraction:g} leaves {len(rest)}"
         )
-    return _take(examples, rest), _take(examples, sorted(part))
+    return examples.take(rest), examples.take(sorted(part))
 
 
 def shared(search: Examples, certify: Examples) -> int:
     """Return how many examples of the certify split have the texts of one of the search split."""
-    known = set(_keys(search))
-    return sum(key in known for key in _keys(certify))
+    known = set(search.identities())
+    return sum(key in known for key in certify.identities())
 
 
 def repeats(examples: Examples) -> int:
     """Return how many examples have the texts of one before them."""
-    return len(examples.texts) - len(set(_keys(examples)))
-
-
-def _keys(examples: Examples) -> list[tuple[str, str]]:
-    second = examples.pairs or [""] * len(examples.texts)
-    return list(zip(examples.texts, second, strict=True))
-
-
-def _take(examples: Examples, rows: list[int]) -> Examples:
-    return Examples(
-        [examples.texts[row] for row in rows],
-        None if examples.pairs is None else [examples.pairs[row] for row in rows],
-        examples.labels[rows],
-    )
+    return len(examples) - len(set(examples.identities()))

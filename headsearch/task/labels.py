@@ -17,6 +17,7 @@ def class_ids(
     id2label: Mapping[int, str],
     classes: int,
     feature_names: Sequence[str] | None = None,
+    rows: Sequence[int] | None = None,
 ) -> np.ndarray:
     """Return class ids, (examples,) int64.
 
@@ -26,6 +27,7 @@ def class_ids(
         id2label: the model's class names.
         classes: how many classes the model has.
         feature_names: names of the ids in the data; followed where the model knows them all.
+        rows: the row of each value, for errors; by default they are rows.
 
     Raises:
         DataError: a label is null or unknown.
@@ -45,10 +47,82 @@ def class_ids(
             )
             raise DataError(
                 f"column {column!r} must hold labels of the model, {known or f'0..{classes - 1}'}, "
-                f"but row {row} is {_shown(value)}"
+                f"but row {row if rows is None else rows[row]} is {_shown(value)}"
             )
         found[row] = number
     return found
+
+
+def token_ids(
+    values: Sequence[Any],
+    words: Sequence[int],
+    column: str,
+    id2label: Mapping[int, str],
+    classes: int,
+    feature_names: Sequence[str] | None = None,
+) -> list[np.ndarray]:
+    """Return the class ids of every word, (words,) int64 for each example; see `class_ids`.
+
+    Args:
+        values: for each example, a label for each word.
+        words: how many words each example has.
+        column, id2label, classes, feature_names: see `class_ids`.
+
+    Raises:
+        DataError: an example has another number of labels than words, or one is unknown.
+    """
+    lists = [_list(value, row, column, "a label for each word") for row, value in enumerate(values)]
+    for row, (labels, count) in enumerate(zip(lists, words, strict=True)):
+        if len(labels) != count:
+            raise DataError(
+                f"column {column!r} must hold a label for each word but row {row} has "
+                f"{len(labels)} labels for {count} words"
+            )
+    flat = [label for labels in lists for label in labels]
+    rows = [row for row, labels in enumerate(lists) for _ in labels]
+    ids = class_ids(flat, column, id2label, classes, feature_names, rows)
+    return np.split(ids, np.cumsum([len(labels) for labels in lists])[:-1])
+
+
+def label_flags(
+    values: Sequence[Any],
+    column: str,
+    id2label: Mapping[int, str],
+    classes: int,
+    feature_names: Sequence[str] | None = None,
+) -> np.ndarray:
+    """Return which labels an example has, (examples, classes) int64, 0 or 1.
+
+    Args:
+        values: for each example, the names of its labels (none is an empty list), or as many zeros
+            and ones as the model has labels.
+        column, id2label, classes, feature_names: see `class_ids`.
+
+    Raises:
+        DataError: one is neither, or a name is unknown.
+    """
+    found = np.zeros((len(values), classes), dtype=np.int64)
+    rule = f"names of labels, or {classes} zeros and ones"
+    for row, value in enumerate(values):
+        labels = _list(value, row, column, rule)
+        if all(isinstance(label, str) for label in labels):
+            rows = [row] * len(labels)
+            found[row, class_ids(labels, column, id2label, classes, feature_names, rows)] = 1
+        elif len(labels) == classes and all(label in (0, 1) for label in labels):
+            found[row] = [int(label) for label in labels]
+        else:
+            raise DataError(
+                f"column {column!r} must hold {rule}, as the model gives any number of labels, "
+                f"but row {row} is {_shown(labels)}"
+            )
+    return found
+
+
+def _list(value: Any, row: int, column: str, rule: str) -> list[Any]:
+    value = value.tolist() if hasattr(value, "tolist") else value
+    if not isinstance(value, (list, tuple)):
+        raise DataError(f"column {column!r} must hold {rule} but row {row} is {_shown(value)}")
+    return list(value)
 
 
 def target_values(values: Sequence[Any], column: str) -> np.ndarray:

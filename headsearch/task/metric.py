@@ -10,10 +10,12 @@ from functools import cached_property
 import numpy as np
 
 from headsearch.errors import InputError
+from headsearch.task.readout import EXAMPLES, SEQUENCES
 
 CLASSIFICATION = ("accuracy", "f1", "matthews")
 REGRESSION = ("pearson", "spearman")
-METRICS = (*CLASSIFICATION, *REGRESSION)
+PERPLEXITY = "perplexity"  # see `task.perplexity`
+METRICS = (*CLASSIFICATION, *REGRESSION, PERPLEXITY)
 FEW = 8  # so many classes and more are NumPy's own affair; see `over_classes`
 
 
@@ -44,6 +46,29 @@ class Threshold:
         if self.correct is not None and score.correct is not None:
             return score.correct >= self.correct
         return score.metric >= self.value
+
+
+def least_allowed(metric: str, baseline: Score, max_drop: float, examples: int) -> Threshold:
+    """Return the least metric that a budget allows; exact, in whole examples, for accuracy.
+
+    Args:
+        metric: its name.
+        baseline: of the full model.
+        max_drop: how far it may fall, absolute; of perplexity, by what share of itself it may rise.
+        examples: how many were scored.
+
+    Raises:
+        InputError: `max_drop` is out of range.
+    """
+    if not 0 <= max_drop < 1:
+        raise InputError(f"`max_drop` must be in [0, 1) but got {max_drop}")
+    if metric == PERPLEXITY:  # the metric is its negative
+        return Threshold(baseline.metric * (1 + max_drop))
+    if baseline.correct is None:
+        return Threshold(baseline.metric - max_drop)
+    # The decimal that the user wrote, not the binary fraction next to it.
+    correct = baseline.correct - math.floor(Fraction(str(max_drop)) * examples)
+    return Threshold(correct / examples, correct)
 
 
 @dataclass(frozen=True)
@@ -198,19 +223,8 @@ class Objective:
         return np.where(before, 0.0, -1e-300)
 
     def threshold(self, baseline: Score, max_drop: float) -> Threshold:
-        """Return the least metric that is allowed; exact, in whole examples, for accuracy.
-
-        Raises:
-            InputError: `max_drop` is out of range.
-        """
-        if not 0 <= max_drop < 1:
-            raise InputError(f"`max_drop` must be in [0, 1) but got {max_drop}")
-        if baseline.correct is None:
-            return Threshold(baseline.metric - max_drop)
-        # The decimal that the user wrote, not the binary fraction next to it.
-        allowed = math.floor(Fraction(str(max_drop)) * len(self.labels))
-        correct = baseline.correct - allowed
-        return Threshold(correct / len(self.labels), correct)
+        """Return the least metric that is allowed; see `least_allowed`."""
+        return least_allowed(self.metric, baseline, max_drop, len(self.labels))
 
     def _predicted(self, outputs: np.ndarray) -> np.ndarray:
         """Return class ids, (…, examples); of a broken example one that is not the right one."""
@@ -254,21 +268,37 @@ class Objective:
         return float(metrics.f1_score(self.labels, predicted, average=average, zero_division=0))
 
 
-def make_objective(metric: str, labels: np.ndarray, classes: int) -> Objective:
+def make_objective(
+    metric: str, labels: np.ndarray, classes: int, kind: str = EXAMPLES
+) -> Objective:
     """Return the objective of a metric.
+
+    Args:
+        metric: its name.
+        labels: of every row that is scored, (rows,).
+        classes: how many outputs a row has; 1: a regression, or `SEQUENCES`.
+        kind: what the rows are, see `task.readout`.
 
     Raises:
         InputError: the metric is unknown or does not fit the model.
     """
     if metric not in METRICS:
         raise InputError(f"`metric` must be one of {', '.join(METRICS)} but got {metric!r}")
-    fitting = REGRESSION if classes == 1 else CLASSIFICATION
+    fitting: tuple[str, ...]
+    if kind == SEQUENCES:
+        fitting, model = (PERPLEXITY,), "a language model"
+    elif classes == 1:
+        fitting, model = REGRESSION, "a model with 1 output (regression)"
+    else:
+        fitting, model = CLASSIFICATION, f"a model with {classes} classes"
     if metric not in fitting:
-        kind = "1 output (regression)" if classes == 1 else f"{classes} classes"
         raise InputError(
-            f"`metric` must be one of {', '.join(fitting)} for a model with {kind} "
-            f"but got {metric!r}"
+            f"`metric` must be one of {', '.join(fitting)} for {model} but got {metric!r}"
         )
+    if kind == SEQUENCES:
+        from headsearch.task.perplexity import Perplexity  # builds on this module
+
+        return Perplexity(metric, labels, classes)
     return Objective(metric, labels, classes)
 
 

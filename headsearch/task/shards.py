@@ -22,6 +22,7 @@ import numpy as np
 
 from headsearch.errors import InputError
 from headsearch.task.batches import ROUNDS, BatchedData, Span, round_of
+from headsearch.task.readout import EXAMPLES
 
 # Pieces of each round for every shard; more than one, so that a worker that is done early can take
 # what is left of another's.
@@ -64,7 +65,8 @@ class Layout:
     """How a task's examples are cut.
 
     Attributes:
-        offsets: first row of each batch, and the number of rows at the end, (batches + 1,).
+        offsets: first row of each batch, and the number of rows at the end, (batches + 1,); a row
+            is what is scored one by one, an example where nothing else is said.
         rounds: runs of batches, or of places in an order of the examples, in order.
         pieces: cover every round, in order.
         shards: how many shards there are.
@@ -248,8 +250,8 @@ def lay_out(data: BatchedData, shards: int, independent: bool = False) -> Layout
             for (number, span, load), home in zip(spans, homes, strict=True)
         ),
         shards=shards,
-        lengths=tuple(int(n) for batch in data.batches for n in batch.lengths),
-        independent=independent,
+        lengths=tuple(int(n) for n in data.lengths),
+        independent=independent and data.kind == EXAMPLES,
     )
 
 

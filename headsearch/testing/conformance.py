@@ -17,9 +17,9 @@ from headsearch.model.families import (
     SEARCH,
     family_of,
     fast_family_of,
-    require_classifier,
+    kind_of,
 )
-from headsearch.model.plain import inputs_of, logits_of
+from headsearch.model.plain import inputs_of, rows_of
 from headsearch.task.batches import Batch
 from headsearch.testing import checks
 from headsearch.testing.subject import CPU
@@ -92,9 +92,9 @@ def checks_for(model: nn.Module, batches: Sequence[Batch]) -> tuple[Check, ...]:
 
 def _is_classifier(model: nn.Module, batch: Batch) -> bool:
     try:
-        require_classifier(model)
+        kind_of(model)
         with torch.inference_mode():
-            logits_of(model.eval(), inputs_of(batch, CPU))
+            rows_of(model.eval(), batch, inputs_of(batch, CPU))
     except ModelError:
         return False
     return True

@@ -16,8 +16,8 @@ from headsearch.model.families import (
     family_of,
     fast_family_of,
     head_map,
+    kind_of,
     max_tokens,
-    require_classifier,
 )
 from headsearch.model.families.llama import SpreadLinear
 from headsearch.model.narrow import narrowed
@@ -145,20 +145,20 @@ def test_only_stock_sequence_classifiers_take_the_fast_path() -> None:
 
 def test_a_causal_classifier_without_a_padding_token_is_refused() -> None:
     model = copy.deepcopy(case("GPT-2")[0])
-    require_classifier(model)
-    require_classifier(model, padding=0)
+    kind_of(model)
+    kind_of(model, padding=0)
     with pytest.raises(ModelError, match=r"pad_token_id` must be the tokenizer's, 7, but is 0"):
-        require_classifier(model, padding=7)
-    require_classifier(case("BERT")[0], padding=7)  # which reads the first token
+        kind_of(model, padding=7)
+    kind_of(case("BERT")[0], padding=7)  # which reads the first token
     model.config.pad_token_id = None
     with pytest.raises(ModelError, match=r"`config.pad_token_id` must be set but is None"):
-        require_classifier(model)
+        kind_of(model)
 
 
 def test_a_model_without_a_classifier_is_refused_for_search_alone() -> None:
-    model, batches = case("GPT-2, causal")
+    model, batches = case("RoBERTa, masked")
     with pytest.raises(ModelError, match="no classification head"):
-        require_classifier(model)
+        kind_of(model)
     assert np.isfinite(logits(model, batches, HeadSet.of([0]))).all()
 
 

@@ -27,7 +27,7 @@ def view(drop: int = 3) -> View:
     score = OBJECTIVE.score(OUTPUTS)
     assert score.correct is not None
     threshold = Threshold((score.correct - drop) / 50, score.correct - drop)
-    node = Node(HeadSet.of([1, 5]), OUTPUTS, score, True)
+    node = Node(HeadSet.of([1, 5]), 2, OUTPUTS, score, True)
     return View(Problem(SHAPE, OBJECTIVE, 0.1), threshold, node, HEADS, EFFECTS)
 
 
@@ -67,7 +67,7 @@ def test_the_shortlist_finds_what_looking_at_all_heads_finds(caution: float, cla
     effects = (
         random.normal(size=(60, 300, classes)) * random.uniform(0.05, 0.5, (60, 1, 1))
     ).astype(np.float32)
-    node = Node(HeadSet(), outputs, objective.score(outputs), True)
+    node = Node(HeadSet(), 0, outputs, objective.score(outputs), True)
     asked = View(
         Problem(HeadMap((30, 30)), objective, 0.1), Threshold(0.1), node, np.arange(60), effects
     )
@@ -87,7 +87,7 @@ def test_heads_out_of_the_running_after_the_first_step_would_not_have_been_taken
     outputs = random.normal(size=(300, 3)).astype(np.float32)
     sizes = random.lognormal(-3, 1, (200, 1, 1))
     effects = (random.normal(size=(200, 300, 3)) * sizes).astype(np.float32)
-    node = Node(HeadSet(), outputs, objective.score(outputs), True)
+    node = Node(HeadSet(), 0, outputs, objective.score(outputs), True)
     problem = Problem(HeadMap((100, 100)), objective, 0.1)
     asked = View(problem, Threshold(0.1), node, np.arange(200), effects)
     for caution in (0.0, 0.3):
@@ -138,7 +138,7 @@ def test_reach_is_that_of_looking_at_every_example(seed: int) -> None:
     effects = random.integers(-1, 2, (12, 200, 3)).astype(np.float32)
     effects *= random.random((12, 200, 1)) < 0.5
     effects[random.integers(12), random.integers(200)] = np.nan
-    node = Node(HeadSet(), outputs, objective.score(outputs), True)
+    node = Node(HeadSet(), 0, outputs, objective.score(outputs), True)
     asked = View(
         Problem(HeadMap((12,)), objective, 0.1), Threshold(0), node, np.arange(12), effects
     )

@@ -135,7 +135,7 @@ def test_heads_that_move_nothing_so_far_may_still_be_removed() -> None:
 
 
 def node(outputs: np.ndarray, objective) -> Node:
-    return Node(HeadSet(), outputs.astype(np.float32), objective.score(outputs), True)
+    return Node(HeadSet(), 0, outputs.astype(np.float32), objective.score(outputs), True)
 
 
 @pytest.mark.parametrize(
@@ -204,7 +204,7 @@ def test_examples_far_from_a_wrong_answer_are_not_predicted(
 
 
 def proposal(*heads: int) -> Proposal:
-    return Proposal(HeadSet(), HeadSet.of(heads), 0.5, 0.0)
+    return Proposal(HeadSet(), HeadSet.of(heads), len(heads), 0.5, 0.0)
 
 
 def test_proposals_much_like_an_earlier_one_come_last() -> None:

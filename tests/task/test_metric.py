@@ -173,7 +173,11 @@ def test_budgets_are_exact_wherever_floats_are_not() -> None:
 @pytest.mark.parametrize(
     ("name", "classes", "choices"),
     [
-        ("precision", 2, "accuracy, f1, matthews, pearson, spearman but got 'precision'"),
+        (
+            "precision",
+            2,
+            "pearson, spearman, perplexity but got 'precision'",
+        ),
         ("pearson", 2, "accuracy, f1, matthews for a model with 2 classes but got 'pearson'"),
         ("accuracy", 1, "pearson, spearman for a model with 1 output"),
     ],

@@ -21,10 +21,10 @@ from headsearch.model.families.registry import (
     family_of,
     fast_family_of,
     head_map,
+    kind_of,
     known_families,
     max_tokens,
     register_family,
-    require_classifier,
 )
 from headsearch.model.families.slicing import head_rows, take_inputs, take_outputs
 
@@ -46,10 +46,10 @@ __all__ = [
     "fast_family_of",
     "head_map",
     "head_rows",
+    "kind_of",
     "known_families",
     "max_tokens",
     "register_family",
-    "require_classifier",
     "take_inputs",
     "take_outputs",
 ]

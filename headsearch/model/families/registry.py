@@ -18,6 +18,7 @@ from headsearch.model.families.modernbert import MODERNBERT
 from headsearch.model.families.mpnet import MPNET
 from headsearch.model.families.separate import ALBERT, BART, DEIT, OPT, VIT
 from headsearch.model.families.t5 import T5
+from headsearch.task.readout import EXAMPLES, LABELS, SEQUENCES, TOKENS
 
 # Those that headsearch brings along.
 FAMILIES: tuple[Family, ...] = (
@@ -39,6 +40,9 @@ FAMILIES: tuple[Family, ...] = (
 )
 # The names of classifiers on top of all of these.
 CLASSIFIERS = ("classifier", "score", "classification_head", "cls_classifier")
+
+# What else may be on top, by the ends of its classes' names.
+TOPS = {("ForTokenClassification",): TOKENS, ("ForCausalLM", "LMHeadModel"): SEQUENCES}
 
 _registered: list[Family] = []
 
@@ -108,8 +112,8 @@ def fast_family_of(model: nn.Module) -> FastFamily | None:
     return family
 
 
-def require_classifier(model: nn.Module, padding: int | None = None) -> None:
-    """Check that a model can be scored as a classifier or by regression.
+def kind_of(model: nn.Module, padding: int | None = None) -> str:
+    """Return what is scored one by one of a model's outputs, see `task.readout`.
 
     Args:
         model: the model.
@@ -117,25 +121,29 @@ def require_classifier(model: nn.Module, padding: int | None = None) -> None:
 
     Raises:
         UnknownFamilyError: it is of no known family.
-        ModelError: it has no classification head; or it reads the last token before the padding,
-            but has no padding token, or another one than the tokenizer.
+        ModelError: it has nothing on top that is scored; or it reads the last token before the
+            padding, but has no padding token, or another one than the tokenizer.
     """
     family_of(model)
+    config: Any = model.config
+    names = [kind.__name__ for kind in type(model).__mro__]
+    for endings, kind in TOPS.items():
+        if any(name.endswith(endings) for name in names):
+            return kind
     if not any(hasattr(model, name) for name in CLASSIFIERS):
         raise ModelError(
-            f"{type(model).__name__} has no classification head: headsearch needs a "
-            "sequence classification model (AutoModelForSequenceClassification)"
+            f"{type(model).__name__} has no classification head: headsearch needs a model for "
+            "sequence, token or image classification, or a causal language model"
         )
-    if not hasattr(model, "score"):
-        return
-    config: Any = model.config
-    own = config.pad_token_id
-    if own is None or padding not in (None, own):
+    own = getattr(config, "pad_token_id", None)  # which models of images do not have
+    if hasattr(model, "score") and (own is None or padding not in (None, own)):
         wanted = "be set" if padding is None else f"be the tokenizer's, {padding},"
         raise ModelError(
             f"`config.pad_token_id` must {wanted} but is {own}: {type(model).__name__} classifies "
             "by the last token that is not padding"
         )
+    several = getattr(config, "problem_type", None) == "multi_label_classification"
+    return LABELS if several else EXAMPLES
 
 
 def head_map(model: nn.Module) -> HeadMap:

@@ -32,10 +32,11 @@ class BudgetRule:
     def run(self, ledger: Ledger) -> None:
         """See `Baseline.run`."""
         root, total = ledger.baseline, ledger.problem.shape.total
+        step = ledger.problem.weight.step  # 1, where heads are counted
         # What each head cost when it was last measured; at first all of them may fit.
         costs: dict[HeadSet, list[float]] = {root.heads: [0.0] * total}
         frontier = Frontier()
-        frontier.push(Entry(root, total))
+        frontier.push(Entry(root, total * step))
         while len(frontier):
             entry = frontier.pop()
             node, last = entry.node, costs[entry.node.heads]
@@ -52,7 +53,8 @@ class BudgetRule:
                 if child.feasible and child.heads not in costs:
                     costs[child.heads] = now
                     others = sorted(now[j] for j in remaining(ledger, child.heads))
-                    frontier.push(Entry(child, _fitting(others, _left(ledger, child))))
+                    fitting = _fitting(others, _left(ledger, child))
+                    frontier.push(Entry(child, fitting * step))
 
 
 def _left(ledger: Ledger, node: Node) -> float:

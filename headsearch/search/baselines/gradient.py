@@ -40,7 +40,7 @@ class MichelOrder:
         for step in range(1, steps + 1):
             # Cumulative and rounded down, as the authors' code makes steps of percentages.
             path = Michel().path(slope_view(ledger, node)).heads
-            path = path[: total * step // steps - node.weight]
+            path = path[: total * step // steps - len(node.heads)]
             node = score(ledger, self.name, [(node.heads, prefixes(node.heads, path))])[-1]
 
 
@@ -72,7 +72,7 @@ class Bertology:
         count = max(1, int(total * self.amount))
         if total <= count:  # the script masks nothing then
             return
-        while node.feasible and node.weight < total:
+        while node.feasible and len(node.heads) < total:
             path = Michel().path(slope_view(ledger, node)).heads
             state = node.heads | HeadSet.of(path[:count])
             (node,) = score(ledger, self.name, [(node.heads, [state])])

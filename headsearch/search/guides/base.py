@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -71,6 +72,11 @@ class View:
     def closest(self) -> np.ndarray:
         """One example in `CLOSEST`, those closest to a wrong answer; only if there are margins."""
         return self.problem.objective.closest(self.node.outputs, len(self.node.outputs) // CLOSEST)
+
+    @cached_property
+    def worths(self) -> np.ndarray:
+        """What each remaining head is worth, (remaining,) float64; 1.0 if heads are counted."""
+        return np.asarray(self.problem.weight.worths(self.problem.shape)[self.heads])
 
     @cached_property
     def layers(self) -> np.ndarray:
@@ -157,16 +163,27 @@ class Ladder:
 
 
 def furthest(
-    ladders: Iterable[Ladder], outputs: np.ndarray, threshold: Threshold, objective: Objective
+    ladders: Iterable[tuple[Ladder, Sequence[int]]],
+    outputs: np.ndarray,
+    threshold: Threshold,
+    objective: Objective,
 ) -> int | None:
-    """Return the longest prefix of any path that is predicted to be feasible from given outputs."""
+    """Return the most that a prefix saves which is predicted to be feasible from given outputs.
+
+    Args:
+        ladders: paths, and for each what 0, 1, 2, … of its heads save, never falling.
+        outputs: where they start from, (examples, classes).
+        threshold: what is to be met.
+        objective: by which metric.
+    """
     start = outputs.astype(np.float64)
     if objective.has_margins:
         start = objective.margins(start)
     best: int | None = None
-    for ladder in ladders:
-        found = ladder.reach(start, threshold, -1 if best is None else best)
-        best = best if found is None else found
+    for ladder, gains in ladders:
+        above = -1 if best is None else bisect_right(gains, best) - 1
+        found = ladder.reach(start, threshold, above)
+        best = best if found is None else gains[found]
     return best
 
 
@@ -183,7 +200,8 @@ def predicted_reach(
         start: outputs to start from, (examples, classes); the view's own state by default.
     """
     base = view.node.outputs if start is None else start
-    return furthest([Ladder(view, path)], base, view.threshold, view.problem.objective)
+    lengths = range(len(path) + 1)
+    return furthest([(Ladder(view, path), lengths)], base, view.threshold, view.problem.objective)
 
 
 def paths_of(asked: Sequence[tuple[Guide, View]]) -> list[Path]:

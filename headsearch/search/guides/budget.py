@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from headsearch.search.guides.base import Path, View
+from headsearch.search.weight import by_worth
 
 
 class Budget:
@@ -21,7 +22,7 @@ class Budget:
         outputs = view.node.outputs[None] + view.effects
         metric = view.node.score.metric
         costs = np.maximum(0.0, metric - view.problem.objective.metrics(outputs))
-        order = np.argsort(costs, kind="stable")
+        order = np.argsort(by_worth(costs, view.worths), kind="stable")
         left = metric - view.threshold.value
         fits = int(np.searchsorted(np.cumsum(costs[order]), left, side="right"))
         reach = fits if view.node.feasible else None

@@ -7,11 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from headsearch.search.guides.base import Path, View, predicted_reach
+from headsearch.search.weight import by_worth
 
 
 @dataclass(frozen=True)
 class Lookahead:
     """Greedy path by predicted loss plus `caution` times the mean size of a head's effect.
+
+    Both per what the head saves, where heads save unlike.
 
     The predicted outputs after removing A are outputs(S) + the sum of the effects over A. Caution 0
     trusts that sum wholly and so picks heads whose effect is mispredicted; a large caution removes
@@ -44,8 +47,9 @@ class Lookahead:
     def path(self, view: View) -> Path:
         """See `Guide.path`."""
         objective = view.problem.objective
-        penalty = self.caution * view.sizes
+        penalty, worths = self.caution * view.sizes, view.worths
         outputs = view.node.outputs.astype(np.float64)
+        loss = objective.losses(outputs[None]).mean()
         open_still = np.ones(len(view.heads), dtype=bool)
         pool = np.arange(len(view.heads))  # places that may come to the shortlist
         moves, squares = view.moves, view.squared_moves
@@ -57,7 +61,7 @@ class Lookahead:
                 # Not `@`: BLAS may add up in another order with another number of cores.
                 change = np.einsum("jk,k->j", moves, slopes.ravel())
                 change += np.einsum("jk,k->j", squares, curves.ravel())
-                guess = change / len(outputs) + penalty[pool]
+                guess = by_worth(change / len(outputs) + penalty[pool], worths[pool])
                 guess[~open_still[pool] | np.isnan(guess)] = np.inf
                 ranked = np.argsort(guess, kind="stable")
                 places = np.sort(pool[ranked[: self.shortlist]])
@@ -66,7 +70,9 @@ class Lookahead:
                     left = np.sort(ranked[: self.pool])
                     pool, moves, squares = pool[left], moves[left], squares[left]
             losses = objective.losses(outputs[None] + view.effects[places]).mean(axis=1)
-            best = places[int(np.argmin(losses + penalty[places]))]
+            costs = by_worth(losses - loss + penalty[places], worths[places])
+            at = int(np.argmin(costs))
+            best, loss = places[at], losses[at]
             open_still[best] = False
             outputs = outputs + view.effects[best]
             order.append(int(view.heads[best]))

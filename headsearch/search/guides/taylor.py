@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from headsearch.search.guides.base import Path, View, predicted_reach
+from headsearch.search.weight import by_worth
 
 
 class Michel:
@@ -42,5 +43,6 @@ LIMIT = 32
 
 
 def _ascending(view: View, importance: np.ndarray) -> Path:
-    path = tuple(int(j) for j in view.heads[np.argsort(importance, kind="stable")])
+    order = np.argsort(by_worth(importance, view.worths), kind="stable")
+    path = tuple(int(j) for j in view.heads[order])
     return Path(path, predicted_reach(view, path[:LIMIT]))

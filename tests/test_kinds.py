@@ -1,0 +1,274 @@
+"""Searches on what is no single label of a text: tokens, several labels, language models."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from torch.nn import functional
+
+import headsearch
+from headsearch.engine.inline import InlineWorkers
+from headsearch.errors import InputError, ModelError
+from headsearch.heads import HeadSet
+from headsearch.model.gate import gates, removal_gates
+from headsearch.model.plain import plain_outputs
+from headsearch.run import command, prepare
+from headsearch.run.config import RunConfig
+from headsearch.run.engines import choose
+from headsearch.run.prepare import Task, make_task
+from headsearch.scoring.stock import evaluator_for
+from headsearch.task.batches import Span
+from headsearch.task.data import examples_from_rows
+from tests.tiny import BERT_LIKE
+from tests.tiny_families import GPT2
+from tests.words import texts_and_labels, tiny_tokenizer
+
+TOKENIZER = tiny_tokenizer()
+COUNT, DROP = 40, 0.2
+TEXTS = texts_and_labels(COUNT, seed=9)[0]
+NAMES = {0: "O", 1: "A", 2: "B"}
+RANDOM = np.random.default_rng(0)
+Row = dict[str, Any]
+
+
+def tiny(name: str, settings: dict[str, Any], **more: Any) -> Any:
+    """A random model whose attention matters."""
+    torch.manual_seed(0)
+    stem = name.split("For")[0].removesuffix("LMHeadModel")
+    config = getattr(transformers, f"{stem}Config")(**{**settings, **more})
+    model = getattr(transformers, name)(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.add_(torch.randn_like(parameter) * 0.2)
+    return model.eval()
+
+
+LABELLED = {"id2label": NAMES, "label2id": {name: i for i, name in NAMES.items()}}
+TAGGER = tiny("BertForTokenClassification", BERT_LIKE, **LABELLED)
+SEVERAL = tiny(
+    "BertForSequenceClassification",
+    BERT_LIKE,
+    problem_type="multi_label_classification",
+    **LABELLED,
+)
+WRITER = tiny("GPT2LMHeadModel", GPT2)
+
+
+def noisy(values: np.ndarray, classes: int) -> np.ndarray:
+    """Every sixth answer of a model is wrong."""
+    wrong = RANDOM.random(values.shape) < 1 / 6
+    return np.where(wrong, (values + 1) % classes, values)
+
+
+@torch.inference_mode()
+def tags(model: Any, words: Sequence[str]) -> np.ndarray:
+    """Of a text by nothing but transformers; here each word is one token between two others."""
+    inputs = TOKENIZER(list(words), is_split_into_words=True, return_tensors="pt")
+    return np.asarray(model(**inputs).logits[0, 1:-1].argmax(dim=-1))
+
+
+@torch.inference_mode()
+def flags(model: Any, text: str) -> np.ndarray:
+    logits = model(**TOKENIZER(text, return_tensors="pt")).logits[0]
+    return np.asarray((logits > 0).long())
+
+
+@torch.inference_mode()
+def perplexity(model: Any) -> float:
+    total, count = 0.0, 0
+    for text in TEXTS:
+        inputs = TOKENIZER(text, return_tensors="pt")
+        ids, logits = inputs["input_ids"], model(**inputs).logits[0, :-1]
+        total += float(functional.cross_entropy(logits, ids[0, 1:], reduction="sum"))
+        count += ids.shape[1] - 1
+    return math.exp(total / count)
+
+
+WORDS = [text.split() for text in TEXTS]
+TAGGED: list[Row] = [
+    {"text": words, "label": [NAMES[i] for i in noisy(tags(TAGGER, words), 3)]} for words in WORDS
+]
+FLAGGED: list[Row] = [
+    {"text": text, "label": noisy(flags(SEVERAL, text), 2).tolist()} for text in TEXTS
+]
+WRITTEN: list[Row] = [{"text": text} for text in TEXTS]
+CASES = {
+    "tokens": (TAGGER, TAGGED, "accuracy"),
+    "labels": (SEVERAL, FLAGGED, "f1"),
+    "sequences": (WRITER, WRITTEN, "perplexity"),
+}
+
+
+def right_tags(model: Any) -> int:
+    return sum(
+        int(NAMES[answer] == label)
+        for row in TAGGED
+        for answer, label in zip(tags(model, row["text"]), row["label"], strict=True)
+    )
+
+
+def micro_f1(model: Any) -> float:
+    answers = np.array([flags(model, row["text"]) for row in FLAGGED])
+    labels = np.array([row["label"] for row in FLAGGED])
+    both = int((answers & labels).sum())
+    return 2 * both / int(answers.sum() + labels.sum())
+
+
+@pytest.fixture(scope="module", params=sorted(CASES), name="kind")
+def _kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def found(kind: str, **options: Any) -> headsearch.SearchResult:
+    model, rows, metric = CASES[kind]
+    options = {"max_drop": DROP, "max_evaluations": 30, **options}
+    return headsearch.search(model, TOKENIZER, rows, metric=metric, **options)
+
+
+def task_of(kind: str) -> Task:
+    model, rows, metric = CASES[kind]
+    examples = examples_from_rows(rows, id2label=NAMES, classes=3, kind=kind)
+    config = RunConfig(model="model", data="data", metric=metric, engine="inline")
+    # An evaluator makes its model its own.
+    return make_task(copy.deepcopy(model), TOKENIZER, examples, config)
+
+
+def test_tokens_are_scored_as_a_plain_loop_scores_them() -> None:
+    result = found("tokens")
+    assert result.details["baseline"]["correct"] == right_tags(TAGGER)
+    assert result.details["scored"] == {"kind": "tokens", "rows": sum(map(len, WORDS))}
+    assert result.details["examples"] == COUNT
+    assert result.best.heads_removed >= 1
+    pruned = headsearch.prune(TAGGER, result.best.removed)
+    assert right_tags(pruned) == result.best.correct
+    assert right_tags(pruned) >= right_tags(TAGGER) - DROP * sum(map(len, WORDS))
+    assert result.details["gradient_passes"] == 0, "single removals cost less"
+
+
+def test_several_labels_are_scored_as_a_plain_loop_scores_them() -> None:
+    result = found("labels")
+    assert result.details["baseline"]["metric"] == pytest.approx(micro_f1(SEVERAL), abs=1e-12)
+    assert result.details["scored"] == {"kind": "labels", "rows": 3 * COUNT}
+    assert result.best.heads_removed >= 1
+    pruned = headsearch.prune(SEVERAL, result.best.removed)
+    assert micro_f1(pruned) == pytest.approx(result.best.metric, abs=1e-12)
+    assert micro_f1(pruned) >= micro_f1(SEVERAL) - DROP
+
+
+def test_language_models_are_scored_as_a_plain_loop_scores_them() -> None:
+    result = found("sequences")
+    whole = perplexity(WRITER)
+    assert -result.details["baseline"]["metric"] == pytest.approx(whole, rel=1e-5)
+    assert result.best.heads_removed >= 1
+    pruned = headsearch.prune(WRITER, result.best.removed)
+    assert perplexity(pruned) == pytest.approx(-result.best.metric, rel=1e-5)
+    assert perplexity(pruned) <= (1 + DROP) * whole * (1 + 1e-5)
+    assert f"perplexity on the {COUNT} search examples: {whole:.2f}" in str(result)
+
+
+def test_the_evaluator_gives_the_rows_of_the_plain_path(kind: str) -> None:
+    task = task_of(kind)
+    evaluator = evaluator_for(task.model, task.data.batches)
+    every = Span(0, len(task.data.batches))
+    states = [HeadSet(), HeadSet.of([0, 5]), HeadSet.of(range(4)), task.shape.full]
+    rows = evaluator.outputs(HeadSet(), states, every)
+    for state, row in zip(states, rows, strict=True):
+        expected = plain_outputs(task.model, task.data.batches, state)
+        assert row.shape == (len(task.data.labels), {"labels": 2, "sequences": 1}.get(kind, 3))
+        np.testing.assert_allclose(row, expected, atol=2e-5 * max(1.0, np.abs(expected).max()))
+    assert np.abs(rows[1] - rows[0]).max() > 1e-3, "removing heads has an effect"
+
+
+def test_gradients_are_those_of_each_row(kind: str) -> None:
+    task = task_of(kind)
+    task.model.double()
+    evaluator = evaluator_for(task.model, task.data.batches[:1])
+    state, step = HeadSet.of([1, 6]), 1e-3
+    slopes = evaluator.gradients(state, Span(0, 1))
+    for head in (0, 7, 1):
+        outputs = []
+        for sign in (1, -1):
+            values = [gate.clone() for gate in removal_gates(task.model, state)]
+            values[head // 4][head % 4] += sign * step
+            with gates(task.model, values):
+                outputs.append(plain_outputs(task.model, task.data.batches[:1], HeadSet()))
+        expected = (outputs[0] - outputs[1]) / (2 * step)
+        if expected.shape[1] > 1:
+            expected -= expected.mean(axis=1, keepdims=True)
+        if head in state:
+            expected[:] = 0.0
+        np.testing.assert_allclose(slopes[:, :, head], expected, atol=2e-2)
+
+
+def test_shards_change_nothing(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prepare, "tokenise", partial(prepare.tokenise, batch_examples=9))
+    one, three = (found(kind, shards=shards) for shards in (1, 3))
+    assert one.best == three.best
+    assert one.operating_points == three.operating_points
+
+
+def test_a_file_of_tagged_words_is_searched_from_the_command_line(tmp_path: Path) -> None:
+    TAGGER.save_pretrained(tmp_path / "model")
+    TOKENIZER.save_pretrained(tmp_path / "model")
+    data = tmp_path / "words.jsonl"
+    rows = [{"tokens": row["text"], "tags": row["label"]} for row in TAGGED]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = RunConfig(
+        model=str(tmp_path / "model"),
+        data=str(data),
+        text_column="tokens",
+        label_column="tags",
+        engine="inline",
+        max_drop=DROP,
+        max_evaluations=14,
+    )
+
+    class Quiet:
+        def on_step(self, step: dict[str, Any]) -> None: ...
+
+        def on_counts(self, computed: float, reused: float, figures: Any) -> None: ...
+
+    outcome = command.start(config, tmp_path / "run", Quiet())
+    assert outcome.result["baseline"]["correct"] == right_tags(TAGGER)
+    scores = command.verify(tmp_path / "run")
+    assert scores["verified"]
+    assert scores["baseline"]["correct"] == right_tags(TAGGER)
+
+
+def test_texts_that_are_cut_lose_the_labels_of_what_is_cut_off() -> None:
+    examples = examples_from_rows(TAGGED, id2label=NAMES, classes=3, kind="tokens")
+    config = RunConfig(model="model", data="data", engine="inline", max_length=6)
+    data = make_task(TAGGER, TOKENIZER, examples, config).data
+    assert len(data.labels) == sum(min(len(words), 4) for words in WORDS)
+
+
+@pytest.mark.parametrize("kind", ["tokens", "labels"], indirect=True)
+def test_what_is_no_independent_draw_is_not_certified(kind: str) -> None:
+    with pytest.raises(InputError, match=f"a certificate needs independent draws but {kind}"):
+        headsearch.search(CASES[kind][0], TOKENIZER, CASES[kind][1], certify_fraction=0.5)
+
+
+def test_what_has_nothing_on_top_is_refused() -> None:
+    model = tiny("BertForMaskedLM", BERT_LIKE)
+    with pytest.raises(ModelError, match="BertForMaskedLM has no classification head"):
+        headsearch.search(model, TOKENIZER, TAGGED)
+
+
+def test_plans_are_of_rows() -> None:
+    task = task_of("tokens")
+    plan = choose(RunConfig(model="m", data="d", engine="inline"), task).plan
+    assert plan.layout.rows == len(task.data.labels)
+    assert not plan.layout.independent
+    workers = InlineWorkers(task.bundle, task.data, plan)
+    workers.close()
