@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         register_family,
         save_pruned,
         search,
+        write_report,
     )
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "register_family",
     "save_pruned",
     "search",
+    "write_report",
 ]
 
 

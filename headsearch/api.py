@@ -1,4 +1,4 @@
-"""The Python calls: `search`, `prune`, `save_pruned`, `load_pruned`, `register_family`."""
+"""The Python calls: searching, pruning, saving, loading, reporting, and families of one's own."""
 
 from __future__ import annotations
 
@@ -17,10 +17,13 @@ from headsearch.memo.store import MemoStore
 from headsearch.model.checkpoint import load_pruned, save_pruned
 from headsearch.model.families import head_map, kind_of, register_family
 from headsearch.model.narrow import narrowed
+from headsearch.report import page
 from headsearch.report.console import Progress
+from headsearch.report.figures import require_matplotlib
 from headsearch.report.summary import result_lines
 from headsearch.run import engines
 from headsearch.run.config import RunConfig
+from headsearch.run.findings import gather
 from headsearch.run.points import within
 from headsearch.run.prepare import about_certify_data, make_task
 from headsearch.run.session import run_search
@@ -35,6 +38,7 @@ __all__ = [
     "register_family",
     "save_pruned",
     "search",
+    "write_report",
 ]
 
 
@@ -215,3 +219,25 @@ def prune(
     if isinstance(removed, Mapping):
         return narrowed(model, shape.from_mask_for(removed))
     return narrowed(model, shape.from_pairs(tuple(pair) for pair in removed))
+
+
+def write_report(
+    run: str | Path, *, style: str = "html", out: str | Path | None = None, examples: bool = True
+) -> Path:
+    """Write what a finished run found as a page, and return where it is.
+
+    Args:
+        run: the run folder.
+        style: "html", one file, or "md", Markdown with figures beside it.
+        out: the file; default: `report.html` or `report.md` in the run folder.
+        examples: score the full and the pruned model once more, to show the answers that changed;
+            texts of the data are then part of the page.
+
+    Raises:
+        HeadsearchError: there is no such run, matplotlib is not installed, or the style is unknown.
+    """
+    if style not in page.FORMATS:
+        raise InputError(f"`style` must be one of {', '.join(page.FORMATS)} but got {style!r}")
+    require_matplotlib()  # before anything that takes long
+    place = Path(run) / f"report.{style}" if out is None else Path(out)
+    return page.write_report(place, style, **gather(Path(run), examples))[0]

@@ -13,7 +13,14 @@ from rich.console import Console
 
 from headsearch import __version__
 from headsearch.errors import HeadsearchError
-from headsearch.run.config import DTYPES, ENGINES, WEIGHTS, RunConfig, seconds
+from headsearch.run.config import (
+    DTYPES,
+    ENGINES,
+    EXPORT_FORMATS,
+    WEIGHTS,
+    RunConfig,
+    seconds,
+)
 from headsearch.task.metric import METRICS
 
 INTERRUPTED = 130
@@ -40,6 +47,22 @@ def _options(*decorators: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return apply
 
 
+# Model, data and metric: what a run is about.
+_asked = _options(
+    click.option("--data", required=True, help="CSV, JSON lines, Parquet, folder or hub name."),
+    click.option("--subset", help="Configuration of a hub data set."),
+    click.option("--split", help="Split of a hub data set or a saved folder."),
+    click.option("--text-column", help="[text]"),
+    click.option("--pair-column", help="Second text of a pair."),
+    click.option("--label-column", help="Class ids or names. [label]"),
+    click.option("--metric", type=click.Choice(METRICS), help="[accuracy]"),
+    click.option("--weight", type=click.Choice(WEIGHTS), help="What is to be saved. [heads]"),
+    click.option("--certify-fraction", type=float, help="Hold out a part of --data to certify on."),
+    click.option("--max-length", type=int, help="Cut texts to so many tokens."),
+    click.option("--max-examples", type=int, help="Use a random part of the data."),
+    click.option("--dtype", type=click.Choice(DTYPES), help="Of the search. [float32]"),
+    click.option("--seed", type=int, help="[0]"),
+)
 # Budgets, certificate and engine: all that a resumed run may change.
 _resumable = _options(
     click.option("--max-drop", type=float, help="How far the metric may fall, absolute. [0.01]"),
@@ -76,21 +99,7 @@ def cli() -> None:
 
 @cli.command(epilog="Example: headsearch run ./model --data dev.csv --max-drop 0.01")
 @click.argument("model")
-@_options(
-    click.option("--data", required=True, help="CSV, JSON lines, Parquet, folder or hub name."),
-    click.option("--subset", help="Configuration of a hub data set."),
-    click.option("--split", help="Split of a hub data set or a saved folder."),
-    click.option("--text-column", help="[text]"),
-    click.option("--pair-column", help="Second text of a pair."),
-    click.option("--label-column", help="Class ids or names. [label]"),
-    click.option("--metric", type=click.Choice(METRICS), help="[accuracy]"),
-    click.option("--weight", type=click.Choice(WEIGHTS), help="What is to be saved. [heads]"),
-    click.option("--certify-fraction", type=float, help="Hold out a part of --data to certify on."),
-    click.option("--max-length", type=int, help="Cut texts to so many tokens."),
-    click.option("--max-examples", type=int, help="Use a random part of the data."),
-    click.option("--dtype", type=click.Choice(DTYPES), help="Of the search. [float32]"),
-    click.option("--seed", type=int, help="[0]"),
-)
+@_asked
 @_resumable
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder. [runs/MODEL-N]")
 @click.option(
@@ -104,6 +113,23 @@ def run(out: Path | None, memo: Path | None, quiet: bool, as_json: bool, **optio
 
     folder = out or _next_folder(config.model)
     _search(folder, quiet, as_json, lambda watcher: start(config, folder, watcher, memo))
+
+
+@cli.command(epilog="Example: headsearch plan ./model --data dev.csv --price-per-hour 2.5")
+@click.argument("model")
+@_asked
+@_resumable
+@click.option("--out", type=click.Path(path_type=Path), help="Run folder. [runs/MODEL-N]")
+@click.option("--price-per-hour", type=float, help="Of one worker: says the cost too.")
+@click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
+def plan(out: Path | None, price_per_hour: float | None, as_json: bool, **options: Any) -> None:
+    """Check all that a run of MODEL needs, probe the speed, and say what the search will cost."""
+    config = RunConfig(**{k: v for k, v in options.items() if v is not None})
+    from headsearch.report.plan_text import plan_lines
+    from headsearch.run.plan import make_plan
+
+    found = make_plan(config, out or _next_folder(config.model), price_per_hour)
+    click.echo(json.dumps(found, indent=1) if as_json else "\n".join(plan_lines(found)))
 
 
 @cli.command()
@@ -156,6 +182,78 @@ def verify(target: Path, data: str | None, as_json: bool) -> None:
     click.echo(json.dumps(scores, indent=1) if as_json else "\n".join(verify_lines(scores)))
     if not scores.get("verified", True):
         sys.exit(NOT_VERIFIED)
+
+
+@cli.command()
+@click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
+@click.option("--heads", type=int, help="Remove so many. [the most within the budget]")
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(EXPORT_FORMATS),
+    required=True,
+    help="narrow: smaller, transformers loads it with a file that comes along; zeroed: as large as "
+    "before, any tool loads it; onnx: for ONNX Runtime.",
+)
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Must not exist yet.")
+def export(folder: Path, heads: int | None, kind: str, out: Path) -> None:
+    """Write the model of an operating point of RUN, with tokenizer and model card."""
+    from headsearch.report.card import card, export_lines
+    from headsearch.run.export import export as export_model
+
+    click.echo("\n".join(export_lines(export_model(folder, out, kind, heads, card))))
+
+
+@cli.command(epilog="Example: headsearch latency ./model ./small --batch 1 --tokens 128")
+@click.argument("models", metavar="MODEL...", nargs=-1, required=True)
+@click.option("--batch", "batches", type=int, multiple=True, help="Examples. [1 and 32]")
+@click.option("--tokens", type=int, multiple=True, help="Of each example. [32 and 128]")
+@click.option("--threads", type=int, help="CPU threads. [as the libraries choose]")
+@click.option("--repeats", type=int, default=15, help="Rounds of measurements. [15]")
+@click.option("--device", type=click.Choice(("cpu", "cuda")), default="cpu", help="[cpu]")
+@click.option("--onnx", is_flag=True, help="Measure each model in ONNX Runtime too.")
+@click.option("--json", "as_json", is_flag=True, help="Print all figures as JSON.")
+def latency(
+    models: tuple[str, ...],
+    batches: tuple[int, ...],
+    tokens: tuple[int, ...],
+    threads: int | None,
+    repeats: int,
+    device: str,
+    onnx: bool,
+    as_json: bool,
+) -> None:
+    """Measure how long MODELs take, each against the first, and what memory a call needs."""
+    from headsearch.report.latency import latency_lines
+    from headsearch.run.latency import latency as measure
+
+    measured = measure(
+        models,
+        batches=batches or (1, 32),
+        tokens=tokens or (32, 128),
+        repeats=repeats,
+        thread_count=threads,
+        device=device,
+        onnx=onnx,
+    )
+    click.echo(json.dumps(measured, indent=1) if as_json else "\n".join(latency_lines(measured)))
+
+
+@cli.command()
+@click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
+@click.option("--format", "style", type=click.Choice(("html", "md")), default="html", help="[html]")
+@click.option("--out", type=click.Path(path_type=Path), help="The file. [RUN/report.html or .md]")
+@click.option("--no-examples", is_flag=True, help="Without the answers that changed: no texts.")
+def report(folder: Path, style: str, out: Path | None, no_examples: bool) -> None:
+    """Write what RUN found as one HTML page, or as Markdown with figures beside it."""
+    from headsearch.report.figures import require_matplotlib
+    from headsearch.report.page import write_report
+    from headsearch.run.findings import gather
+
+    require_matplotlib()  # before anything that takes long
+    findings = gather(folder, with_examples=not no_examples)
+    for path in write_report(out or folder / f"report.{style}", style, **findings):
+        click.echo(path)
 
 
 @cli.command()

@@ -20,6 +20,7 @@ from headsearch.heads import HeadMap
 from headsearch.model.checkpoint import load_weights
 from headsearch.model.families import FAMILIES, family_of
 from headsearch.model.narrow import RECORD, narrow_in_place
+from headsearch.model.stock import stock_class
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,14 @@ class ModelBundle:
 
     def fingerprint(self) -> str:
         """Return SHA-256 (hex) over family, configuration and all weights."""
-        digest = hashlib.sha256(f"{self.module}.{self.name}\n{self.config}\n".encode())
+        return self._digest(f"{self.module}.{self.name}\n{self.config}\n")
+
+    def weights_fingerprint(self) -> str:
+        """Return SHA-256 (hex) over all weights alone, the same under any transformers version."""
+        return self._digest("")
+
+    def _digest(self, start: str) -> str:
+        digest = hashlib.sha256(start.encode())
         for name in sorted(self.arrays):
             array = np.ascontiguousarray(self.arrays[name])
             digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
@@ -56,6 +64,10 @@ def bundle(model: nn.Module) -> ModelBundle:
         UnknownFamilyError: it is of no known family.
     """
     family = family_of(model)
+    # A model that transformers itself loaded from a narrow folder is of a class of that folder.
+    kind: Any = type(model)
+    if kind.__module__.startswith("transformers_modules."):
+        kind = stock_class(kind)
     settings: Any = model.config
     config = settings.to_dict()
     config.pop("_name_or_path", None)  # where it came from does not change what it computes
@@ -64,8 +76,8 @@ def bundle(model: nn.Module) -> ModelBundle:
         value = tensor.detach().cpu()
         arrays[name] = (value.float() if value.is_floating_point() else value).numpy()
     return ModelBundle(
-        module=type(model).__module__,
-        name=type(model).__qualname__,
+        module=kind.__module__,
+        name=kind.__qualname__,
         config=json.dumps(config, sort_keys=True),
         arrays=arrays,
         family=None if family in FAMILIES else type(family).__module__,

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,12 +24,18 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from headsearch.errors import ModelError, StorageError
+from headsearch.errors import InputError, ModelError
 from headsearch.heads import HeadMap
-from headsearch.model.families import head_map, kind_of
+from headsearch.model.families import kind_of
 from headsearch.model.narrow import RECORD, narrow_in_place
+from headsearch.model.portable import SIZES
+from headsearch.model.sizes import Sizes, check_shape, sizes_of
+from headsearch.model.staging import first_line, staged
+from headsearch.model.standalone import loader_source
+from headsearch.model.stock import auto_class, stock_class
 
-WEIGHTS = "model.safetensors"
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+CODE = "modeling_headsearch.py"  # what transformers runs of a folder, if told to trust it
 # What loads a model, by the end of the name of its class; all others are sequence classifiers.
 AUTO = {
     ("ForTokenClassification",): AutoModelForTokenClassification,
@@ -55,16 +59,35 @@ def load_model(name: str) -> tuple[nn.Module, Any]:
         raise ModelError(f"model folder not found: {name}")
     with quiet_transformers():
         try:
-            config = AutoConfig.from_pretrained(name)
+            config = AutoConfig.from_pretrained(name, trust_remote_code=False)
             if folder.is_dir() and hasattr(config, RECORD):
                 model = load_pruned(folder)
             else:
                 model = _load_stock(name, _auto(config))
-            tokenizer = AutoTokenizer.from_pretrained(name)
-        except (OSError, ValueError, KeyError, SafetensorError, ImportError) as error:
+            tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            SafetensorError,
+            ImportError,
+            RuntimeError,
+        ) as error:
             raise ModelError(f"could not load the model {name!r}: {first_line(error)}") from None
     kind_of(model)
     return model.eval(), tokenizer
+
+
+def load_config(name: str) -> Any:
+    """Load the configuration of a model.
+
+    Raises:
+        ModelError: there is none, or it can't be read.
+    """
+    try:
+        return AutoConfig.from_pretrained(name, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"could not load the model {name!r}: {first_line(error)}") from None
 
 
 def _auto(config: Any) -> Any:
@@ -79,8 +102,19 @@ def _auto(config: Any) -> Any:
 def _load_stock(name: str, kind: Any) -> nn.Module:
     model: nn.Module
     model, report = kind.from_pretrained(
-        name, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+        name,
+        trust_remote_code=False,
+        dtype=torch.float32,
+        use_safetensors=True,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # they are an error here, and one that names them
     )
+    if report["mismatched_keys"]:
+        key, found, wanted = min(report["mismatched_keys"])
+        raise ModelError(
+            f"{name!r} has weights that are not of its config's sizes: {key} is {list(found)} "
+            f"but must be {list(wanted)}"
+        )
     missing = sorted(report["missing_keys"])
     if missing:
         raise ModelError(
@@ -93,54 +127,73 @@ def _load_stock(name: str, kind: Any) -> nn.Module:
 def save_pruned(model: nn.Module, folder: str | Path, tokenizer: Any = None) -> None:
     """Write a narrow model, whole or not at all; `load_pruned` reads it back.
 
+    transformers alone loads it too, with `trust_remote_code=True`: see `model.portable`.
+
     Args:
         model: what `headsearch.prune` returned, or any model of a known family.
         folder: must not exist yet.
         tokenizer: saved along if given.
 
     Raises:
-        ModelError: the folder exists.
+        ModelError: the folder exists, or the model is not of the sizes that its config records.
         StorageError: it could not be written.
     """
-    target = Path(folder)
-    if target.exists():
-        raise ModelError(f"the folder to save to must not exist yet: {target}")
+    with staged(folder) as place:
+        write_pruned(model, place, tokenizer)
+
+
+def write_pruned(model: nn.Module, place: Path, tokenizer: Any = None) -> None:
+    """Write what `save_pruned` does into a folder that is there already."""
     whole: Any = model
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        staged = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
-    except OSError as error:
-        raise StorageError(f"could not write {target}: {first_line(error)}") from None
-    try:
-        with quiet_transformers():
-            # By the names that the model's own modules have, which `load_pruned` needs.
-            whole.save_pretrained(staged, save_original_format=False)
-            if tokenizer is not None:
-                tokenizer.save_pretrained(staged)
-        staged.chmod(0o755)  # mkdtemp keeps everybody else out
-        staged.rename(target)
-    except (OSError, SafetensorError) as error:
-        raise StorageError(f"could not write {target}: {first_line(error)}") from None
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
+    record = getattr(whole.config, RECORD, None)
+    with quiet_transformers():
+        # By the names that the model's own modules have, which `load_pruned` needs.
+        whole.save_pretrained(place, save_original_format=False)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(place)
+    if record is None:
+        return
+    sizes = sizes_of(type(model), whole.config)
+    _check_sizes(sizes, model)
+    kind = stock_class(type(model))
+    config = json.loads((place / CONFIG).read_text(encoding="utf-8"))
+    config["architectures"] = [kind.__name__]
+    config["auto_map"] = {auto_class(kind): f"{Path(CODE).stem}.{kind.__name__}"}
+    config[RECORD] = {**record, SIZES: sizes.record}
+    (place / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    (place / CODE).write_text(loader_source(kind, sizes.classes), encoding="utf-8")
+
+
+def _check_sizes(sizes: Sizes, model: nn.Module) -> None:
+    """Raise ModelError unless a narrow model is as its config's record says."""
+    modules = dict(model.named_modules())
+    for path, changes in sizes.record["modules"].items():
+        for name, (_, shape) in changes.get("tensors", {}).items():
+            found = list(getattr(modules[path], name).shape)
+            if found != shape:
+                raise ModelError(
+                    f"{path}.{name} must be {shape} by the config's record but is {found}"
+                )
 
 
 def load_pruned(folder: str | Path) -> nn.Module:
-    """Load a narrow model that `save_pruned` wrote, in eval mode.
+    """Load a narrow model that `save_pruned` wrote, in eval mode; no code in the folder is run.
 
     Raises:
         ModelError: the folder holds no such model, or its config and weights disagree.
     """
     place = Path(folder)
+    if not place.is_dir():
+        raise ModelError(f"model folder not found: {place}")
     with quiet_transformers():
         try:
-            config = AutoConfig.from_pretrained(place)
+            config = AutoConfig.from_pretrained(place, trust_remote_code=False)
             record = getattr(config, RECORD, None)
             if record is None:
                 return _load_stock(str(place), _class_of(config)).eval()
             tensors = safetensors.torch.load_file(place / WEIGHTS)
             return build(config, record, tensors).eval()
-        except (OSError, ValueError, KeyError, SafetensorError, RuntimeError) as error:
+        except (InputError, OSError, ValueError, KeyError, SafetensorError, RuntimeError) as error:
             raise ModelError(
                 f"could not load the narrow model {str(place)!r}: {first_line(error)}"
             ) from None
@@ -148,16 +201,19 @@ def load_pruned(folder: str | Path) -> nn.Module:
 
 def build(config: Any, record: Any, tensors: dict[str, torch.Tensor]) -> nn.Module:
     """Make the narrow model that a config, its record of removed heads and weights describe."""
-    if hasattr(config, RECORD):
-        delattr(config, RECORD)  # the model is built whole and narrowed, which writes it again
-    model: nn.Module = _class_of(config)(config)
+    if not isinstance(record, dict):
+        raise ModelError(f"the config's record of removed heads must be an object: {record!r}")
     shape, removed = HeadMap.from_mask(record)
-    if shape != head_map(model):
-        raise ModelError(
-            f"the config's record is of heads {list(shape.heads_per_layer)} but the model has "
-            f"{list(head_map(model).heads_per_layer)}"
-        )
+    for name in (RECORD, "auto_map"):  # built whole and narrowed, which writes the record again
+        if hasattr(config, name):
+            delattr(config, name)
+    kind = _class_of(config)
+    model: nn.Module = kind._from_config(config)
+    check_shape(model, shape)
     narrow_in_place(model, removed)
+    # Older records have no sizes.
+    if SIZES in record and record[SIZES] != sizes_of(kind, model.config).record:
+        raise ModelError("the config's record of sizes is not that of the heads that are gone")
     load_weights(model, tensors)
     return model
 
@@ -165,15 +221,24 @@ def build(config: Any, record: Any, tensors: dict[str, torch.Tensor]) -> nn.Modu
 def _class_of(config: Any) -> Any:
     """Return the class of transformers that a model was saved from, by its config."""
     name = (config.architectures or [None])[0]
-    kind = getattr(transformers, name or "", None)
+    kind: Any = getattr(transformers, name or "", None)
     if not isinstance(kind, type) or not issubclass(kind, PreTrainedModel):
         raise ModelError(f"a model's class must be one of transformers' own but got {name}")
+    wanted: Any = kind
+    if not isinstance(config, wanted.config_class):
+        raise ModelError(f"a {name} has another configuration than a {type(config).__name__}")
     return kind
 
 
 def load_weights(model: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
     """Put weights into a model, sharing their memory; all must be there, and fit."""
     whole: Any = model
+    for name, own in model.state_dict().items():
+        if name in tensors and tensors[name].shape != own.shape:
+            raise ModelError(
+                f"weights and model disagree on {name}: it is {list(tensors[name].shape)} but must "
+                f"be {list(own.shape)}"
+            )
     result = model.load_state_dict(tensors, strict=False, assign=True)
     tied = set(whole.all_tied_weights_keys)  # a file holds shared weights once
     missing = set(result.missing_keys)
@@ -197,10 +262,3 @@ def quiet_transformers() -> Iterator[None]:
         transformers_logging.set_verbosity(level)
         if bars:
             transformers_logging.enable_progress_bar()
-
-
-def first_line(error: BaseException) -> str:
-    """Return an error's first line of text."""
-    if isinstance(error, json.JSONDecodeError):
-        return f"not valid JSON: {error}"
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -13,17 +13,29 @@ from headsearch.task.readout import EXAMPLES, SEQUENCES
 
 def result_lines(result: dict[str, Any], mask: dict[str, Any]) -> list[str]:
     """Return what a person should read of a `result.json` and its `mask.json`."""
+    shape, removed = HeadMap.from_mask(mask)
+    lines = [*search_claims(result), "", head_picture(shape, removed)]
+    if claims := population_claims(result):
+        lines += ["", *claims]
+        point = result["certificate"]["population"].get("certified")
+        if point is not None and point["removed"] != result["best"]["removed"]:
+            lines += ["", head_picture(shape, shape.from_pairs(point["removed"]))]
+    return lines
+
+
+def search_claims(result: dict[str, Any]) -> list[str]:
+    """Return what was found and what holds of it on the search split, the answer first."""
     best, base, name = result["best"], result["baseline"], result["metric"]
     share = best["heads_removed"] / result["heads"] if result["heads"] else 0.0
     bound = result["certificate"]["bound"]
     verified = result["certificate"]["verified"]
     # Results of earlier versions have no weight: theirs was the number of heads.
     weight = result.get("weight", {"kind": "heads", "optimal": bound["optimal"]})
-    lines = [
+    return [
         f"Removed {best['heads_removed']} of {result['heads']} heads ({share:.0%}).",
         *_saved_lines(weight),
-        f"{name} on {_scored(result)}: {_score(base, name)} before, "
-        f"{_score(best, name)} after ({_asked(result)}).",
+        f"{name} on {scored_text(result)}: {score_text(base, name)} before, "
+        f"{score_text(best, name)} after; {asked_text(result)}.",
         "Verified by the plain transformers forward in float32: exact for the search examples."
         if verified
         else "NOT verified: no pruned state met the threshold on the plain transformers forward.",
@@ -34,10 +46,7 @@ def result_lines(result: dict[str, Any], mask: dict[str, Any]) -> list[str]:
         if weight["optimal"]
         else "No claim that more is impossible: the search did not score every set of heads.",
         *_assumed_lines(bound),
-        "",
-        head_picture(*HeadMap.from_mask(mask)),
     ]
-    return lines + _population_lines(result, HeadMap.from_mask(mask)[0])
 
 
 def _saved_lines(weight: dict[str, Any]) -> list[str]:
@@ -51,32 +60,32 @@ def _saved_lines(weight: dict[str, Any]) -> list[str]:
     ]
 
 
-def _population_lines(result: dict[str, Any], shape: HeadMap) -> list[str]:
-    """Say what is claimed of data that the search did not see, and what is not."""
+def population_claims(result: dict[str, Any]) -> list[str]:
+    """Return what is claimed of data that the search did not see, and what is not."""
     claim = result["certificate"].get("population")
     if claim is None:  # a result of before there were certificates
         return []
     if not claim["offered"]:
-        return ["", f"Nothing is claimed about other data: {claim['reason']}."]
+        return [f"Nothing is claimed about other data: {claim['reason']}."]
     sure, examples = f"{100 * claim['confidence']:g} % confidence", claim["examples"]
     most = f"{result['metric']} on the population by at most {claim['max_drop']:g}"
     best, point, name = result["best"], claim["certified"], result["metric"]
     if point is None:
         lines = [f"No point could be certified: {claim['reason']}."]
         lines += [
-            f"Removing its {_heads(tried)} turned {tried['worse']} of the "
+            f"Removing its {heads_text(tried)} turned {tried['worse']} of the "
             f"{examples} certify answers wrong and {tried['better']} right, which does not prove "
             f"with {sure} that it lowers {most} (p = {tried['p_value']:.2g})."
             for tried in claim["tried"]
         ]
-        return ["", *lines, "Nothing is claimed about other data than the search split."]
+        return [*lines, "Nothing is claimed about other data than the search split."]
     same = point["removed"] == best["removed"]
     lines = [
         f"With {sure}, over draws of the {examples} certify examples, removing "
-        f"{'these' if same else 'the'} {_heads(point)}"
+        f"{'these' if same else 'the'} {heads_text(point)}"
         f"{'' if same else ' below (the certified mask)'} lowers {most}.",
-        f"{name} on the certify examples: {_score(claim['baseline'], name)} before, "
-        f"{_score(point, name)} after; {point['worse']} turned wrong, {point['better']} right.",
+        f"{name} on the certify examples: {score_text(claim['baseline'], name)} before, "
+        f"{score_text(point, name)} after; {point['worse']} turned wrong, {point['better']} right.",
         f"This takes it that {claim['assumption']}.",
     ]
     if claim["repeated_texts"]:
@@ -86,12 +95,10 @@ def _population_lines(result: dict[str, Any], shape: HeadMap) -> list[str]:
         )
     if not same:
         lines += [
-            f"Of the {_heads(best)} above nothing is claimed about other data than "
+            f"Of the {heads_text(best)} above nothing is claimed about other data than "
             "the search split.",
-            "",
-            head_picture(shape, shape.from_pairs(point["removed"])),
         ]
-    return ["", *lines]
+    return lines
 
 
 def status_lines(progress: dict[str, Any]) -> list[str]:
@@ -112,12 +119,13 @@ def status_lines(progress: dict[str, Any]) -> list[str]:
     ]
 
 
-def _heads(point: dict[str, Any]) -> str:
+def heads_text(point: dict[str, Any]) -> str:
+    """Return how many heads a point removes, as `1 head` or `2 heads`."""
     count = point["heads_removed"]
     return f"{count} head{'' if count == 1 else 's'}"
 
 
-def _scored(result: dict[str, Any]) -> str:
+def scored_text(result: dict[str, Any]) -> str:
     """Say what was scored."""
     examples = f"the {result['examples']} search examples"
     # Results of earlier versions have examples alone.
@@ -127,13 +135,17 @@ def _scored(result: dict[str, Any]) -> str:
     return f"the {scored['rows']} {scored['kind']} of {examples}"
 
 
-def _asked(result: dict[str, Any]) -> str:
+def asked_text(result: dict[str, Any]) -> str:
+    """Say what metric was asked for."""
     if result["metric"] == PERPLEXITY:  # whose negative is the metric
-        return f"at most {-result['threshold']:.2f} was asked"
-    return f"at least {result['threshold']:.4f} was asked"
+        most = f"{-result['threshold']:.2f}"
+        return f"at most {most} was asked (a rise of at most {result['max_drop']:g} of itself)"
+    least = f"{result['threshold']:.4f}"
+    return f"at least {least} was asked (a drop of at most {result['max_drop']:g})"
 
 
-def _score(score: dict[str, Any], name: str) -> str:
+def score_text(score: dict[str, Any], name: str) -> str:
+    """Return a metric, for accuracy with the number of right answers."""
     if name == PERPLEXITY:
         return f"{-score['metric']:.2f}"
     right = score.get("correct")
@@ -145,13 +157,12 @@ def verify_lines(scores: dict[str, Any]) -> list[str]:
     """Return what a person should read of `verify`."""
     name = scores["metric"]
     if "model" in scores:
-        return [f"{name} on {scores['examples']} examples: {_score(scores['model'], name)}"]
+        return [f"{name} on {scores['examples']} examples: {score_text(scores['model'], name)}"]
     return [
         f"{name} on {scores['examples']} examples by the plain forward: "
-        f"{_score(scores['baseline'], name)} before, {_score(scores['pruned'], name)} after "
-        f"removing {scores['heads_removed']} of {scores['heads']} heads",
-        f"{'holds' if scores['verified'] else 'DOES NOT HOLD'}: {_asked(scores)} "
-        f"({'a rise' if name == PERPLEXITY else 'a drop'} of at most {scores['max_drop']:g})",
+        f"{score_text(scores['baseline'], name)} before, {score_text(scores['pruned'], name)} "
+        f"after removing {scores['heads_removed']} of {scores['heads']} heads",
+        f"{'holds' if scores['verified'] else 'DOES NOT HOLD'}: {asked_text(scores)}",
     ]
 
 

@@ -54,7 +54,9 @@ def start(config: RunConfig, out: Path, watcher: Watcher, memo: Path | None = No
         raise InputError(f"the folder of the memo must exist: {memo.parent}")
     task = load_task(config)
     choice = engines.choose(config, task)
-    folder = RunFolder.create(out, config, task.fingerprint, memo)
+    folder = RunFolder.create(
+        out, config, task.fingerprint, memo, task.bundle.weights_fingerprint()
+    )
     try:
         return _search(task, config, choice, folder, watcher)
     except HeadsearchError:
@@ -80,7 +82,9 @@ def resume(folder: RunFolder, changes: dict[str, Any], watcher: Watcher) -> Outc
             "start a new run"
         )
     choice = engines.choose(config, task)
-    folder.write_config(config, fingerprint, folder.memo_elsewhere)
+    folder.write_config(
+        config, fingerprint, folder.memo_elsewhere, task.bundle.weights_fingerprint()
+    )
     return _search(task, config, choice, folder, watcher)
 
 

@@ -15,6 +15,7 @@ from headsearch.task.metric import METRICS
 ENGINES = ("auto", "inline", "ray")
 DTYPES = ("float32", "bfloat16", "float16")
 WEIGHTS = tuple(UNITS)
+EXPORT_FORMATS = ("narrow", "zeroed", "onnx")
 # Metrics that are a mean over examples, of which a paired test can be exact.
 CERTIFIABLE = ("accuracy",)
 NO_TEST = "there is no paired test of {} here that is valid in finite samples"

@@ -133,9 +133,7 @@ def _cpu_workers(config: RunConfig, task: Task, cpus: int) -> int:
     by_cpus = cpus // (config.threads_per_worker or 1)
     if config.ray_address is not None:
         return by_cpus
-    model = sum(array.nbytes for array in task.bundle.arrays.values())
-    each = model + (config.cache_mb << 20) + WORKER_BYTES
-    return min(by_cpus, max(1, _memory() // each))
+    return min(by_cpus, max(1, machine_memory() // worker_bytes(config, task)))
 
 
 def _independent(task: Task, dtype: str) -> bool:
@@ -149,6 +147,12 @@ def _machine() -> tuple[int, int]:
     return cpus or 1, torch.cuda.device_count()
 
 
-def _memory() -> int:
+def worker_bytes(config: RunConfig, task: Task) -> int:
+    """Return what a worker may take of memory: model, parent cache, process and activations."""
+    model = sum(array.nbytes for array in task.bundle.arrays.values())
+    return model + (config.cache_mb << 20) + WORKER_BYTES
+
+
+def machine_memory() -> int:
     """Return this machine's memory in bytes."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -39,7 +39,12 @@ class RunFolder:
 
     @classmethod
     def create(
-        cls, path: Path, config: RunConfig, fingerprint: str, memo: Path | None = None
+        cls,
+        path: Path,
+        config: RunConfig,
+        fingerprint: str,
+        memo: Path | None = None,
+        weights: str | None = None,
     ) -> RunFolder:
         """Make a new run folder with its `config.json`.
 
@@ -48,6 +53,7 @@ class RunFolder:
             config: what is asked.
             fingerprint: of model and data.
             memo: where the scores are, if not in the folder.
+            weights: a fingerprint of the model's weights alone.
 
         Raises:
             RunFolderError: there is something at the path already.
@@ -57,7 +63,7 @@ class RunFolder:
         with writing(path):
             path.mkdir(parents=True)
         folder = cls(path)
-        folder.write_config(config, fingerprint, memo)
+        folder.write_config(config, fingerprint, memo, weights)
         return folder
 
     @classmethod
@@ -84,12 +90,24 @@ class RunFolder:
         written = self.read_json(CONFIG) or {}
         return RunConfig.from_json(written.get("asked", {})), str(written.get("fingerprint"))
 
-    def write_config(self, config: RunConfig, fingerprint: str, memo: Path | None = None) -> None:
+    @property
+    def weights(self) -> str | None:
+        """The fingerprint of the model's weights; runs of earlier versions have none."""
+        return (self.read_json(CONFIG) or {}).get("weights")
+
+    def write_config(
+        self,
+        config: RunConfig,
+        fingerprint: str,
+        memo: Path | None = None,
+        weights: str | None = None,
+    ) -> None:
         """Write `config.json`; see `create`."""
         asked = {
             "format": FORMAT,
             "headsearch": __version__,
             "fingerprint": fingerprint,
+            "weights": weights,
             "memo": None if memo is None else str(memo.absolute()),
             "asked": config.to_json(),
         }

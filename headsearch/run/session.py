@@ -15,6 +15,7 @@ from headsearch.engine.dispatch import Counts, Dispatcher
 from headsearch.engine.executor import Workers
 from headsearch.heads import HeadSet
 from headsearch.memo.store import MemoStore
+from headsearch.run import source
 from headsearch.run.certify import population
 from headsearch.run.config import RunConfig
 from headsearch.run.prepare import Task
@@ -244,10 +245,11 @@ def _node_json(task: Task, node: Node) -> dict[str, Any]:
 
 
 def environment() -> dict[str, Any]:
-    """Return the versions and the machine that a result was made with."""
+    """Return the versions, the commit if known, and the machine that a result was made with."""
     names = ("torch", "transformers", "datasets", "numpy", "ray")
     return {
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
         **{name: importlib.metadata.version(name) for name in names},
+        **({"commit": commit} if (commit := source.commit()) else {}),
     }

@@ -36,6 +36,14 @@ def change_config(folder: Path, change: Any) -> None:
     (folder / "config.json").write_text(json.dumps(config))
 
 
+def test_no_folder_and_no_safetensors_are_refused(small: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="model folder not found: "):
+        load_pruned(tmp_path / "no")
+    (small / "model.safetensors").rename(small / "pytorch_model.bin")
+    with pytest.raises(ModelError, match="could not load the narrow model"):
+        load_pruned(small)
+
+
 def test_load_model_reads_stock_and_narrow_folders(tmp_path: Path, small: Path) -> None:
     stock, tokenizer = load_model(str(save_folder(tmp_path / "stock", tiny_model("BERT"))))
     assert head_map(stock).heads_per_layer == (4, 4, 4)
@@ -58,6 +66,9 @@ def test_weights_are_float32_whatever_was_saved(tmp_path: Path) -> None:
         (lambda c: c["headsearch"].update({"heads_per_layer": [4, 4]}), "`layers` must be 2"),
         (lambda c: c["headsearch"].update({"format": 7}), "`format` must be 1 but got 7"),
         (lambda c: c.update({"num_attention_heads": 2}), "the config's record is of heads"),
+        (lambda c: c.update({"headsearch": 3}), "must be an object: 3"),
+        (lambda c: c["headsearch"]["narrow"].update(format=2), "is not that of the heads"),
+        (lambda c: c["headsearch"]["narrow"]["modules"].clear(), "is not that of the heads"),
     ],
 )
 def test_a_tampered_config_is_refused(small: Path, change: Any, message: str) -> None:
@@ -67,6 +78,33 @@ def test_a_tampered_config_is_refused(small: Path, change: Any, message: str) ->
     assert type(caught.value).__module__ == "headsearch.errors"
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_records_of_before_they_had_sizes_still_load(small: Path) -> None:
+    data = tiny_data(tiny_model("BERT"))
+    expected = plain_outputs(load_pruned(small), data.batches, HeadSet())
+    change_config(small, lambda c: (c["headsearch"].pop("narrow"), c.pop("auto_map")))
+    (small / "modeling_headsearch.py").unlink()
+    found = plain_outputs(load_pruned(small), data.batches, HeadSet())
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_other_heads_than_those_that_were_removed_are_refused(tmp_path: Path) -> None:
+    # Of the same sizes, but MPNet's heads would get each other's position bias.
+    save_pruned(narrowed(tiny_model("MPNet"), HeadSet.of([0])), tmp_path / "small")
+    change_config(tmp_path / "small", lambda c: c["headsearch"]["removed"].update({"0": [1]}))
+    with pytest.raises(ModelError, match="is not that of the heads"):
+        load_pruned(tmp_path / "small")
+
+
+def test_a_model_that_is_not_as_its_record_says_is_not_saved(tmp_path: Path) -> None:
+    model = narrowed(tiny_model("BERT"), HeadSet.of([0, 5]))
+    model.config.headsearch["removed"] = {"0": [0, 1]}
+    with pytest.raises(
+        ModelError, match=r"weight must be \[12, 24\] by the config's record but is"
+    ):
+        save_pruned(model, tmp_path / "small")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_truncated_weights_are_refused(small: Path) -> None:

@@ -1,0 +1,71 @@
+"""How far `headsearch plan` is from what the search then takes.
+
+    python -m benchmarks.plan ASSETS OUT
+
+`ASSETS` is what `benchmarks.train_minilm` made. Plans a search, runs it, and writes both to the
+JSON file OUT: expected evaluations and seconds with their range, and what it took. The aim is that
+the time is within a factor of 2. Other programs beside it may slow the one and not the other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from benchmarks.common import provenance
+from headsearch.report.console import Progress
+from headsearch.run.command import start
+from headsearch.run.config import RunConfig
+from headsearch.run.plan import make_plan
+
+# Searches that end by themselves, on one worker and on two.
+CASES: tuple[dict[str, Any], ...] = (
+    {"engine": "inline", "threads_per_worker": 1, "max_examples": 200},
+    {"engine": "inline", "threads_per_worker": 1, "max_examples": 200, "max_drop": 0.0},
+    {"engine": "ray", "workers": 2, "threads_per_worker": 1, "max_examples": 300},
+)
+
+
+def compare(config: RunConfig, out: Path) -> dict[str, Any]:
+    """Plan a search, run it in a new folder, and return what was expected and what it took."""
+    plan = make_plan(config, out)
+    (expected,) = (row["seconds"] for row in plan["times"] if row["workers"] == plan["workers"])
+    with Progress(Console(stderr=True)) as progress:
+        result = start(config, out, progress).result
+    return {
+        "asked": {k: v for k, v in config.to_json().items() if v != getattr(RunConfig, k, ...)},
+        "heads": plan["heads"],
+        "examples": plan["examples"],
+        "probe": plan["probe"],
+        "evaluations": {**plan["evaluations"], "taken": result["evaluations"]},
+        "gradient_passes": result["gradient_passes"],
+        "seconds": {**expected, "taken": result["wall_seconds"]},
+        "taken_over_expected": round(result["wall_seconds"] / expected["expected"], 3),
+        "stopped": result["stopped"],
+    }
+
+
+def main() -> None:
+    """Compare every case and write the raw result."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("assets", type=Path)
+    parser.add_argument("out", type=Path)
+    args = parser.parse_args()
+    made, rows = provenance(), []
+    for case in CASES:
+        config = RunConfig(
+            model=str(args.assets / "model"), data=str(args.assets / "search.csv"), **case
+        )
+        with tempfile.TemporaryDirectory() as folder:
+            rows.append(compare(config, Path(folder) / "run"))
+        print(json.dumps(rows[-1]), flush=True)
+        args.out.write_text(json.dumps({**made, "rows": rows}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

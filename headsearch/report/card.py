@@ -1,0 +1,163 @@
+"""The model card of an exported model: what was removed, what holds, how it was made."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from headsearch.heads import HeadMap
+from headsearch.report.picture import head_picture
+from headsearch.report.summary import (
+    asked_text,
+    heads_text,
+    population_claims,
+    score_text,
+    scored_text,
+)
+
+_LOADING = {
+    "narrow": """\
+The weights are as small as the heads that are left, so the stock class alone can't hold them.
+Either
+
+```python
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+# trust_remote_code runs modeling_headsearch.py of this folder, which gives the modules their sizes.
+model = AutoModelForSequenceClassification.from_pretrained("{folder}", trust_remote_code=True)
+tokenizer = AutoTokenizer.from_pretrained("{folder}")
+```
+
+or, which runs no code of this folder,
+
+```python
+import headsearch
+
+model = headsearch.load_pruned("{folder}")
+```""",
+    "zeroed": """\
+The model is as large as before, and no faster: in the output projection of each attention layer
+the weights of the removed heads are 0. Any tool loads it as it did the original.
+
+```python
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+model = AutoModelForSequenceClassification.from_pretrained("{folder}")
+tokenizer = AutoTokenizer.from_pretrained("{folder}")
+```""",
+    "onnx": """\
+`model.onnx` takes batches of any size and texts of any length, and returns logits.
+
+```python
+import onnxruntime
+from transformers import AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("{folder}")
+session = onnxruntime.InferenceSession("{folder}/model.onnx")
+inputs = tokenizer(["a text"], return_tensors="np")
+names = [each.name for each in session.get_inputs()]
+(logits,) = session.run(["logits"], {{name: inputs[name] for name in names}})
+```""",
+}
+
+
+def card(exported: dict[str, Any]) -> str:
+    """Return the text of a model card.
+
+    Args:
+        exported: what `run.export.export` returns.
+    """
+    point, result, folder = exported["point"], exported["result"], exported["folder"]
+    lines = [
+        "---",
+        "library_name: transformers",
+        "tags: [headsearch, pruned]",
+        "---",
+        "",
+        f"# Without {point['heads_removed']} of {result['heads']} attention heads",
+        "",
+        f"{exported['asked']['model']}, from which headsearch {result['headsearch']} removed "
+        f"attention heads: {_parameters(exported)}.",
+        "",
+        "```",
+        head_picture(*HeadMap.from_mask(exported["mask"])),
+        "```",
+        "",
+        "`mask.json` lists the removed heads.",
+        "",
+        "## What holds",
+        "",
+        *(f"- {line}" for line in [*claim_lines(exported), *_population(exported)]),
+        "",
+        "## How to load it",
+        "",
+        _LOADING[exported["format"]].format(folder=folder),
+        "",
+        "## How it was made",
+        "",
+        *(f"    {command}" for command in exported["commands"]),
+        "",
+        f"The {result['examples']} search examples are of {exported['asked']['data']}; the heads "
+        "were chosen on them, so they are no test set any more.",
+        "",
+        f"Exported with {_versions(exported['versions'])}.",
+        f"Searched with {_versions(result['environment'])}.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def claim_lines(exported: dict[str, Any]) -> list[str]:
+    """Return what is claimed of an exported model on the search split, and by what right."""
+    point, result = exported["point"], exported["result"]
+    name = result["metric"]
+    lines = [
+        f"{name} on {scored_text(result)}: {score_text(result['baseline'], name)} before, "
+        f"{score_text(point, name)} after; {asked_text(result)}."
+    ]
+    if point["metric"] < result["threshold"]:
+        lines.append("This operating point is BELOW what was asked.")
+    if point["removed"] == result["best"]["removed"] and result["certificate"]["verified"]:
+        lines.append(
+            "Verified by the plain transformers forward in float32: exact for the search examples."
+        )
+    else:
+        lines.append("Scored by the search, NOT verified by the plain transformers forward.")
+    return [
+        *lines,
+        f"Compared when it was exported: on random inputs its logits are {_apart(exported)} those "
+        "of the original with these heads turned off.",
+    ]
+
+
+def export_lines(exported: dict[str, Any]) -> list[str]:
+    """Return what a person should read after an export."""
+    return [
+        f"Removed {exported['point']['heads_removed']} of {exported['result']['heads']} heads: "
+        f"{_parameters(exported)}.",
+        *claim_lines(exported),
+        f"{exported['format']} model in {exported['folder']}",
+    ]
+
+
+def _apart(exported: dict[str, Any]) -> str:
+    return f"within {exported['apart']:.1e} of" if exported["apart"] else "exactly"
+
+
+def _parameters(exported: dict[str, Any]) -> str:
+    now, before = exported["parameters"]
+    return f"{now:,} parameters" if now == before else f"{now:,} parameters of {before:,}"
+
+
+def _population(exported: dict[str, Any]) -> list[str]:
+    point, result = exported["point"], exported["result"]
+    claim = result["certificate"].get("population") or {}
+    certified = claim.get("certified")
+    if certified is not None and certified["removed"] != point["removed"]:
+        return [
+            "Nothing is claimed about other data than the search split: what the run certified "
+            f"there is another operating point, with {heads_text(certified)} removed."
+        ]
+    return population_claims({**result, "best": point})
+
+
+def _versions(versions: dict[str, str]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in versions.items())

@@ -1,0 +1,192 @@
+"""Makes a model of what a run found, in a form that goes elsewhere."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import json
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from headsearch import __version__
+from headsearch.errors import InputError, ModelError, RunFolderError
+from headsearch.heads import HeadMap, HeadSet
+from headsearch.model.bundle import bundle
+from headsearch.model.checkpoint import load_model, load_pruned, write_pruned
+from headsearch.model.families import head_map
+from headsearch.model.gate import removed_heads
+from headsearch.model.narrow import RECORD, narrowed
+from headsearch.model.onnx import NEEDED, export_onnx, require_onnx
+from headsearch.model.samples import (
+    input_names,
+    largest_difference,
+    logits_of,
+    longest,
+    sample_inputs,
+)
+from headsearch.model.staging import check_free, staged
+from headsearch.model.zeroed import zeroed
+from headsearch.run.config import RunConfig
+from headsearch.run.folder import MASK, RESULT, RunFolder
+from headsearch.run.session import environment
+
+CARD = "README.md"
+# How far the exported model may be from the gated original, see `samples.largest_difference`.
+TOLERANCE = 1e-4
+
+
+def export(
+    folder: Path,
+    out: Path,
+    kind: str,
+    heads: int | None,
+    card: Callable[[dict[str, Any]], str],
+) -> dict[str, Any]:
+    """Write the model of an operating point with tokenizer, labels and model card.
+
+    Args:
+        folder: a finished run.
+        out: where to; must not exist yet.
+        kind: one of `EXPORT_FORMATS`.
+        heads: which operating point, by how many heads it removes; None: the best within budget.
+        card: returns the text of the model card, given what this returns.
+
+    Returns:
+        JSON values: `format`, `folder`, the operating `point`, how far it is `apart` from the gated
+        original, its and the original's `parameters`, `versions`, `commands`, the run's `result`,
+        the exported heads as a `mask`, and what the run `asked`.
+
+    Raises:
+        HeadsearchError: the run is not done, has no such operating point or is not of this model,
+            or the model can't be written so. Nothing is left behind.
+    """
+    check_free(out)
+    if kind == "onnx":
+        require_onnx()
+    run = RunFolder.open(folder)
+    config, _ = run.config()
+    result, mask = run.read_json(RESULT), run.read_json(MASK)
+    if result is None or mask is None:
+        raise RunFolderError(f"{folder} has no {RESULT} and {MASK} yet: the run is not done")
+    point = operating_point(result, heads)
+    model, tokenizer = load_model(config.model)
+    shape, removed = _heads_of(run, model, result, mask, point)
+    names = input_names(model, tokenizer)
+    apart = 0.0  # of ONNX Runtime from the narrow model
+    with staged(out) as place:
+        made = zeroed(model, removed) if kind == "zeroed" else narrowed(model, removed)
+        if kind == "onnx":
+            apart = export_onnx(made, names, place)
+            tokenizer.save_pretrained(place)
+            _stock_config(made).save_pretrained(place)
+        else:
+            write_pruned(made, place, tokenizer)
+            made = load_pruned(place)  # what is on disk is what is compared
+        exported = {
+            "format": kind,
+            "folder": str(out),
+            "point": point,
+            "apart": max(apart, _apart(model, removed, made)),
+            "parameters": [sum(p.numel() for p in each.parameters()) for each in (made, model)],
+            "versions": _versions(kind),
+            "commands": _commands(config, folder, out, kind, heads),
+            "result": result,
+            "mask": shape.to_mask(removed),
+            "asked": config.to_json(),
+        }
+        text = json.dumps(exported["mask"], indent=1) + "\n"
+        (place / MASK).write_text(text, encoding="utf-8")
+        (place / CARD).write_text(card(exported), encoding="utf-8")
+    return exported
+
+
+def operating_point(result: dict[str, Any], heads: int | None) -> dict[str, Any]:
+    """Return the operating point of a `result.json` that removes so many heads.
+
+    Args:
+        result: the content of `result.json`.
+        heads: how many; None: the best within the budget.
+
+    Raises:
+        InputError: there is none; the text lists those that there are.
+        RunFolderError: the result lacks something.
+    """
+    for name in ("best", "operating_points", "baseline", "certificate", "threshold"):
+        if name not in result:
+            raise RunFolderError(f"{RESULT} is not complete: it lacks {name!r}")
+    points = [result["best"], *result["operating_points"]]
+    for point in points:
+        if heads is None or point["heads_removed"] == heads:
+            found: dict[str, Any] = point
+            return found
+    counts = sorted({point["heads_removed"] for point in points})
+    raise InputError(
+        f"no operating point has {heads} heads removed; there are {', '.join(map(str, counts))}"
+    )
+
+
+def _heads_of(
+    run: RunFolder,
+    model: nn.Module,
+    result: dict[str, Any],
+    mask: dict[str, Any],
+    point: dict[str, Any],
+) -> tuple[HeadMap, HeadSet]:
+    """Return the model's heads and those to remove, once model, mask and result agree."""
+    shape = head_map(model)
+    if shape.pairs(shape.from_mask_for(mask)) != result["best"]["removed"]:
+        raise RunFolderError(
+            f"{MASK} and {RESULT} of {run.path} are not of the same heads; "
+            f"`headsearch resume {run.path}` writes both anew"
+        )
+    if run.weights not in (None, bundle(model).weights_fingerprint()):
+        raise RunFolderError(f"the model's weights differ from those that {run.path} searched")
+    return shape, shape.from_pairs(point["removed"])
+
+
+def _apart(model: nn.Module, removed: HeadSet, made: nn.Module) -> float:
+    """Return how far a model is from the gated original; raise ModelError if that is too far."""
+    pairs = []
+    for batch, tokens in ((1, 2), (4, longest(model, 48))):
+        inputs = sample_inputs(model, batch, tokens, padded=True)
+        with removed_heads(model, removed):
+            expected = logits_of(model, inputs)
+        pairs.append((expected, logits_of(made, inputs)))
+    apart = largest_difference(pairs)
+    if not apart <= TOLERANCE:
+        raise ModelError(
+            f"the exported model's logits must be within {TOLERANCE:g} of the gated original's "
+            f"but are {apart:.2g} apart"
+        )
+    return apart
+
+
+def _stock_config(model: nn.Module) -> Any:
+    """Return a config with labels and sizes for tools around an ONNX model."""
+    config: Any = model.config
+    values = {name: value for name, value in config.to_dict().items() if name != RECORD}
+    return type(config).from_dict(values)
+
+
+def _versions(kind: str) -> dict[str, str]:
+    extra = NEEDED if kind == "onnx" else ()
+    named = {name: importlib.metadata.version(name) for name in extra}
+    return {"headsearch": __version__, **environment(), **named}
+
+
+def _commands(
+    config: RunConfig, folder: Path, out: Path, kind: str, heads: int | None
+) -> list[str]:
+    """Return the commands that lead from the model to this export."""
+    asked = ["headsearch", "run", config.model]
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.name != "model" and value != field.default:
+            asked += [f"--{field.name.replace('_', '-')}", str(value)]
+    chosen = [] if heads is None else ["--heads", str(heads)]
+    made = ["headsearch", "export", str(folder), *chosen, "--format", kind, "--out", str(out)]
+    return [shlex.join([*asked, "--out", str(folder)]), shlex.join(made)]

@@ -1,0 +1,159 @@
+"""Collects what a report of a finished run says; the answers that changed are computed anew."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from headsearch.errors import HeadsearchError, RunFolderError
+from headsearch.heads import HeadSet
+from headsearch.model.checkpoint import load_model
+from headsearch.model.plain import plain_outputs
+from headsearch.run.config import RunConfig
+from headsearch.run.folder import CONFIG, MASK, RESULT, TRANSCRIPT, RunFolder
+from headsearch.run.prepare import load_data, make_task
+from headsearch.task.data import Examples
+from headsearch.task.holdout import hold_out
+
+LATENCY = "latency.json"
+# Changed examples that a report lists, and characters of each text.
+MOST_CHANGED, MOST_CHARACTERS = 200, 500
+
+
+def gather(path: Path, with_examples: bool = True) -> dict[str, Any]:
+    """Return what a report is made of.
+
+    Args:
+        path: the folder of a finished run.
+        with_examples: score the full and the pruned model by the plain forward, to tell what
+            changed for each class and example; texts of the data are then part of the report.
+
+    Returns:
+        `name`, and the contents of `config.json`, `result.json`, `mask.json`, the steps of
+        `transcript.jsonl`, `latency` if it was measured, the `command` that repeats the run, and
+        `changes`, see `changed_answers`, or {"missing": reason}.
+
+    Raises:
+        RunFolderError: there is no such run, or it is not finished.
+    """
+    folder = RunFolder.open(path)
+    config, fingerprint = folder.config()
+    result, mask = folder.read_json(RESULT), folder.read_json(MASK)
+    if result is None or mask is None:
+        lacking = RESULT if result is None else MASK
+        raise RunFolderError(f"{path} has no {lacking} yet: the run is not done")
+    changes: dict[str, Any] = {"missing": "they were not asked for"}
+    if with_examples:
+        try:
+            changes = changed_answers(config, fingerprint, mask)
+        except HeadsearchError as error:  # model or data may have moved since
+            changes = {"missing": str(error)}
+    return {
+        "name": path.resolve().name,
+        "config": folder.read_json(CONFIG),
+        "result": result,
+        "mask": mask,
+        "steps": _steps(path / TRANSCRIPT),
+        "latency": folder.read_json(LATENCY),
+        "command": command_line(config),
+        "changes": changes,
+    }
+
+
+def command_line(config: RunConfig) -> str:
+    """Return the command that asks for what a configuration holds, quoted for a shell."""
+    words = ["headsearch", "run", config.model]
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.name != "model" and value != field.default:
+            words += ["--" + field.name.replace("_", "-"), str(value)]
+    return shlex.join(words)
+
+
+def changed_answers(config: RunConfig, fingerprint: str, mask: dict[str, Any]) -> dict[str, Any]:
+    """Return how the answers on the search split changed, by the plain forward.
+
+    Args:
+        config: what the run was asked.
+        fingerprint: of the model and data that it began with.
+        mask: the heads that are removed.
+
+    Returns:
+        `examples`, `worse`, `better` and `other` (wrong before and after, in another way), how
+        many there are of each; `classes`, with the name, examples and right answers before and
+        after of each; `changed`, at most `MOST_CHANGED` examples: those that turned wrong first.
+
+    Raises:
+        HeadsearchError: model or data are gone, have changed, or have no classes.
+    """
+    model, tokenizer = load_model(config.model)
+    examples = load_data(config, model)
+    if config.certify_fraction is not None:
+        examples, _ = hold_out(examples, config.certify_fraction, config.seed)
+    searched = dataclasses.replace(config, certify_data=None, certify_fraction=None)
+    task = make_task(model, tokenizer, examples, searched)
+    if task.fingerprint != fingerprint:
+        raise RunFolderError("model, data or library versions differ from those of the run")
+    settings: Any = model.config
+    if settings.num_labels == 1:
+        raise RunFolderError("the model has one output and no classes")
+    source = np.argsort(task.data.order)  # rows in the order of the source
+
+    def answers(heads: HeadSet) -> np.ndarray:
+        outputs = plain_outputs(task.model, task.data.batches, heads)
+        return np.asarray(outputs.argmax(axis=1)[source])
+
+    before, after = answers(HeadSet()), answers(task.shape.from_mask_for(mask))
+    return _compare(examples, before, after, dict(settings.id2label))
+
+
+def _compare(
+    examples: Examples, before: np.ndarray, after: np.ndarray, names: dict[int, str]
+) -> dict[str, Any]:
+    """Say what changed; answers are class ids, (examples,) in source order."""
+    labels = examples.labels
+    kinds = np.where(before == labels, "worse", np.where(after == labels, "better", "other"))
+    changed = np.flatnonzero(before != after)
+    listed = [i for kind in ("worse", "better", "other") for i in changed if kinds[i] == kind]
+    return {
+        "examples": len(labels),
+        **{kind: int((kinds[changed] == kind).sum()) for kind in ("worse", "better", "other")},
+        "classes": [
+            {
+                "name": names.get(label, str(label)),
+                "examples": int((labels == label).sum()),
+                "before": int(((labels == label) & (before == label)).sum()),
+                "after": int(((labels == label) & (after == label)).sum()),
+            }
+            for label in np.unique(labels).tolist()
+        ],
+        "changed": [
+            {
+                "kind": str(kinds[i]),
+                "text": _cut(examples.texts[i]),
+                "pair": None if examples.pairs is None else _cut(examples.pairs[i]),
+                **{
+                    what: names.get(int(ids[i]), str(ids[i]))
+                    for what, ids in (("label", labels), ("before", before), ("after", after))
+                },
+            }
+            for i in listed[:MOST_CHANGED]
+        ],
+    }
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= MOST_CHARACTERS else text[: MOST_CHARACTERS - 1] + "…"
+
+
+def _steps(path: Path) -> list[dict[str, Any]]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        return [json.loads(line) for line in lines]
+    except (OSError, ValueError) as error:
+        raise RunFolderError(f"{path} can't be read: {error}") from None

@@ -1,0 +1,185 @@
+"""The report as a file: what is in it, and what must not be."""
+
+from __future__ import annotations
+
+import re
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from headsearch.errors import InputError, StorageError
+from headsearch.heads import HeadMap
+from headsearch.report import figures
+from headsearch.report.page import write_report
+from headsearch.run.findings import gather
+from tests.report.made import make_run
+
+HOSTILE = "<script>alert('x')</script> & | `code`"
+CHANGES = {
+    "examples": 2000,
+    "worse": 1,
+    "better": 0,
+    "other": 0,
+    "classes": [{"name": HOSTILE, "examples": 2000, "before": 1700, "after": 1699}],
+    "changed": [
+        {"kind": "worse", "text": HOSTILE, "pair": None, "label": "a", "before": "a", "after": "b"}
+    ],
+}
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("runs") / "one"
+    make_run(folder, HeadMap((3, 2)), 12, max_drop=0.05)
+    return gather(folder, with_examples=False)
+
+
+class Page(HTMLParser):
+    """Collects tags, ids and text of a page, and checks that tags are closed."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.ids, self.links, self.words = list[str](), list[str](), list[str]()
+        self.count = dict[str, int]()
+        self._open = list[str]()
+        self.feed(text)
+        assert self._open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.count[tag] = self.count.get(tag, 0) + 1
+        self.ids += [value or "" for name, value in attrs if name == "id"]
+        self.links += [
+            value or "" for name, value in attrs if name in {"src", "href", "xlink:href"}
+        ]
+        if tag not in {"meta", "link"}:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        self.handle_endtag(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+
+def written(findings: dict[str, Any], out: Path, style: str = "html") -> str:
+    write_report(out, style, **findings)
+    return out.read_text(encoding="utf-8")
+
+
+def test_a_page_needs_nothing_else_and_has_every_part(
+    small: dict[str, Any], tmp_path: Path
+) -> None:
+    page = Page(written(small, tmp_path / "report.html"))
+    assert all(link.startswith(("#", "data:")) for link in page.links)
+    assert len(set(page.ids)) == len(page.ids)
+    assert page.count["svg"] == 4
+    text = " ".join(page.words)
+    for part in (
+        "heads (",
+        "Which heads",
+        "Heads removed against accuracy",
+        "Not shown: they were not asked for.",
+        "What the search did",
+        "headsearch run './a model' --data dev.csv --max-drop 0.05",
+        "f" * 64,
+        "abc123",
+        "prefers-color-scheme: dark",
+        "@media print",
+    ):
+        assert part in text, part
+    assert "Measured latency" not in text
+
+
+def test_the_same_run_gives_the_same_page_to_the_byte(
+    small: dict[str, Any], tmp_path: Path
+) -> None:
+    first = written(small, tmp_path / "a.html")
+    assert written(small, tmp_path / "b.html") == first
+
+
+def test_what_comes_from_data_is_text_and_never_markup(
+    small: dict[str, Any], tmp_path: Path
+) -> None:
+    hostile = {**small, "changes": CHANGES, "name": HOSTILE}
+    page = Page(text := written(hostile, tmp_path / "report.html"))
+    assert page.count["script"] == 1
+    assert HOSTILE in "".join(page.words)
+    assert "alert('x')" not in text
+    lines = written(hostile, tmp_path / "report.md", "md").splitlines()
+    (row,) = [line for line in lines if line.startswith("| a |")]
+    assert "<script" not in row
+    assert len(re.findall(r"(?<!\\)\|", row)) == 5  # the text adds no column
+
+
+def test_markdown_has_its_figures_beside_it(small: dict[str, Any], tmp_path: Path) -> None:
+    text = written(small, tmp_path / "report.md", "md")
+    named = set(re.findall(r"\]\(([^)]+)\)", text))
+    assert named == {path.name for path in tmp_path.glob("*.png")}
+    assert len(named) == 4
+
+
+def test_latency_is_shown_where_it_was_measured(small: dict[str, Any], tmp_path: Path) -> None:
+    latency = {"batch": 32, "rows": [{"what": "full", "milliseconds": 12.5}]}
+    page = Page(written({**small, "latency": latency}, tmp_path / "report.html"))
+    text = " ".join(page.words)
+    assert all(part in text for part in ("Measured latency", "batch", "milliseconds", "12.5"))
+
+
+def test_a_large_run_stays_below_5_mb(tmp_path: Path) -> None:
+    make_run(tmp_path / "run", HeadMap((16,) * 24), 5000)
+    findings = gather(tmp_path / "run", with_examples=False)
+    findings["changes"] = {
+        **CHANGES,
+        "changed": [{**CHANGES["changed"][0], "text": "x" * 500, "pair": "y" * 500}] * 200,
+    }
+    text = written(findings, tmp_path / "report.html")
+    assert len(text.encode()) < 5_000_000
+    assert ">23<" in text
+
+
+def test_a_missing_matplotlib_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(InputError, match=r"pip install 'headsearch\[report\]'"):
+        figures.require_matplotlib()
+
+
+def test_what_can_not_be_written_is_one_clear_error(small: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="could not write"):
+        write_report(tmp_path / "missing" / "report.html", "html", **small)
+
+
+def _luminance(colour: str) -> float:
+    channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    red, green, blue = (
+        c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels
+    )
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def _contrast(first: str, second: str) -> float:
+    dark, light = sorted((_luminance(first), _luminance(second)))
+    return (light + 0.05) / (dark + 0.05)
+
+
+def _mixed(over: str, under: str, share: float) -> str:
+    pairs = [(int(over[i : i + 2], 16), int(under[i : i + 2], 16)) for i in (1, 3, 5)]
+    return "#" + "".join(f"{round(share * a + (1 - share) * b):02x}" for a, b in pairs)
+
+
+def test_text_has_the_contrast_of_wcag_aa_on_light_and_dark() -> None:
+    style = (Path(figures.__file__).parent / "templates" / "report.css").read_text()
+    themes = [dict(re.findall(r"--(\w+): (#\w{6})", part)) for part in style.split(":root")[1:]]
+    assert len(themes) == 3  # light, dark, paper
+    for theme in themes:
+        for ink in ("ink", "muted", "accent"):
+            assert _contrast(theme[ink], theme["paper"]) >= 4.5
+        for tint in ("accent", "muted"):  # figures in the cells of the map
+            cell = _mixed(theme[tint], theme["paper"], figures.TINT)
+            assert _contrast(theme["ink"], cell) >= 4.5

@@ -1,0 +1,178 @@
+"""`headsearch plan`: what it says, what it refuses, and that it leaves nothing behind."""
+
+from __future__ import annotations
+
+import doctest
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from headsearch.errors import StorageError
+from headsearch.report import plan_text
+from headsearch.report.plan_text import plan_lines
+from headsearch.run import plan, probe
+from headsearch.run.config import RunConfig
+from headsearch.run.effort import expected_evaluations, search_seconds
+from headsearch.run.plan import make_plan
+from headsearch.run.prepare import load_task
+
+GIB = 1 << 30
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One batch is enough."""
+    monkeypatch.setattr(plan, "PROBE_SECONDS", 0.0)
+
+
+@pytest.fixture(scope="module")
+def config(assets: Any) -> RunConfig:
+    return RunConfig(model=str(assets.model), data=str(assets.data), engine="inline")
+
+
+def test_it_prints_what_a_run_would_need_and_writes_nothing(
+    assets: Any, headsearch: Any, tmp_path: Path
+) -> None:
+    out = tmp_path / "new" / "run"
+    done = headsearch(
+        "plan", assets.model, "--data", assets.data, "--certify-data", assets.certify,
+        "--engine", "inline", "--price-per-hour", 3600, "--out", out,
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    lines = done.out.splitlines()
+    assert lines[0] == (
+        "12 heads in 3 layers; 150 search examples, and 1,200 to certify on; "
+        "accuracy may fall by 0.01."
+    )
+    assert lines[1].startswith("Engine inline: 1 worker, 1 shard, float32")
+    assert "Evaluations: about 36, between 21 and 66." in lines
+    (head,) = [i for i, line in enumerate(lines) if line.split()[:2] == ["workers", "time"]]
+    assert [line.split()[0] for line in lines[head + 1 :]][:4] == ["1", "2", "4", "8"]
+    assert lines[head + 1].endswith("this run")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_numbers_agree_with_each_other(config: RunConfig, tmp_path: Path) -> None:
+    found = make_plan(config, tmp_path / "run", price=7200.0)
+    json.dumps(found, allow_nan=False)
+    # Cache of 512 MiB and 1 GiB for a process; the model is tiny.
+    assert 1.5 * GIB < found["bytes_per_worker"] < 1.51 * GIB
+    alone, *_ = times = found["times"]
+    assert [row["workers"] for row in times[:4]] == [1, 2, 4, 8]
+    for row in times:
+        took, cost = row["seconds"], row["cost"]
+        assert took["low"] <= took["expected"] <= took["high"]
+        assert took["expected"] <= alone["seconds"]["expected"]
+        # 7,200 an hour is 2 a second and worker; both are rounded.
+        assert cost["expected"] == pytest.approx(
+            2 * row["workers"] * took["expected"], abs=0.11 * row["workers"]
+        )
+
+
+def test_a_time_limit_limits_the_time(config: RunConfig, tmp_path: Path) -> None:
+    values = config.to_json() | {"time_limit": 0.5}
+    found = make_plan(RunConfig(**values), tmp_path / "run")
+    free = make_plan(config, tmp_path / "run")
+    assert found["times"][0]["seconds"]["high"] < free["times"][0]["seconds"]["high"]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        # Shares of the heads: .75, 1 and 1.5 to begin with, .25, .5 and 1 for each expansion.
+        ({}, (126, 216, 396)),
+        ({"patience": 2}, (90, 144, 252)),
+        ({"max_expansions": 2}, (90, 144, 252)),
+        ({"max_evaluations": 150}, (126, 150, 150)),
+        ({"bound_evaluations": 100}, (126, 316, 496)),
+        ({"patience": 0, "max_evaluations": 50}, (50, 50, 50)),
+        ({"patience": 0, "max_expansions": 2}, (90, 144, 252)),
+    ],
+)
+def test_expected_evaluations_of_72_heads(
+    options: dict[str, Any], expected: tuple[int, int, int]
+) -> None:
+    found = expected_evaluations(72, RunConfig(model="m", data="d", **options))
+    assert found is not None
+    assert tuple(vars(found).values()) == expected
+
+
+def test_what_was_measured_lies_in_the_expected_range() -> None:
+    folder = Path(__file__).parents[2] / "benchmarks" / "results"
+    taken = [
+        result["headsearch"]["evaluations"]
+        for file in sorted((folder / "quality").glob("rt-*.json"))
+        for result in json.loads(file.read_text()).values()
+    ]
+    taken.append(json.loads((folder / "minilm.json").read_text())["run"]["evaluations"])
+    expected = expected_evaluations(72, RunConfig(model="m", data="d"))
+    assert expected is not None
+    assert len(taken) >= 5
+    assert expected.low <= min(taken)
+    assert max(taken) <= expected.high
+
+
+def test_the_time_agrees_with_the_simulated_clusters() -> None:
+    file = Path(__file__).parents[2] / "benchmarks" / "results" / "scaling_simulated.json"
+    rows = [row for row in json.loads(file.read_text())["rows"] if row["useful"]]
+    off = [
+        search_seconds(row["ideal"], row["examples"], row["gpus"]) / row["seconds"] for row in rows
+    ]
+    assert len(off) > 30
+    assert min(off) > 0.8
+    assert max(off) < 1.5
+    assert 1.0 <= float(np.median(off)) < 1.2
+
+
+def test_a_search_that_nothing_ends_has_no_expected_time(config: RunConfig, tmp_path: Path) -> None:
+    found = make_plan(RunConfig(**config.to_json() | {"patience": 0}), tmp_path / "run")
+    assert (found["evaluations"], found["times"]) == (None, [])
+    assert "Evaluations: as many as there are sets of heads; no budget ends this search." in (
+        plan_lines(found)
+    )
+
+
+def test_the_probe_asks_for_real_states_and_meets_all_lengths(config: RunConfig) -> None:
+    task = load_task(config)
+    parent, children = probe._asked(task.shape)
+    assert len(parent) == 6
+    assert len(children) == len(set(children)) >= 5
+    assert all(child != parent and child <= task.shape.full for child in children)
+    order = probe._spread(task.data)
+    assert sorted(order) == list(range(len(task.data.batches)))
+
+
+def test_bad_input_is_one_clear_line(assets: Any, headsearch: Any, tmp_path: Path) -> None:
+    def refused(*options: object, data: object = None) -> str:
+        done = headsearch("plan", assets.model, "--data", data or assets.data, *options)
+        assert done.code == 2
+        assert len(done.err.strip().splitlines()) == 1
+        return str(done.err)
+
+    assert "data file not found: no.csv" in refused(data="no.csv")
+    assert "`max_drop` must be in [0, 1) but got 2.0" in refused("--max-drop", 2)
+    assert "`price_per_hour` must not be negative but got -1.0" in refused("--price-per-hour", -1)
+    assert "the run folder must not exist yet" in refused("--out", tmp_path)
+    (tmp_path / "file").touch()
+    assert "is not a folder to write in" in refused("--out", tmp_path / "file" / "run")
+
+
+def test_a_disk_without_room_is_refused_and_too_little_memory_is_said(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan.engines, "machine_memory", lambda: GIB)
+    (warning,) = make_plan(config, tmp_path / "run")["warnings"]
+    assert "1 workers may need 1.5 GiB but this machine has 1.0 GiB" in warning
+    monkeypatch.setattr(plan.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    with pytest.raises(
+        StorageError, match=r"the scores may take [0-9.]+ kB but .* has 1.0 kB free"
+    ):
+        make_plan(config, tmp_path / "run")
+
+
+def test_durations() -> None:
+    assert doctest.testmod(plan_text).failed == 0
