@@ -15,7 +15,7 @@ from headsearch.heads import HeadSet
 from headsearch.memo.memory import MemoryStore
 from headsearch.memo.store import MemoStore
 from headsearch.model.checkpoint import load_pruned, save_pruned
-from headsearch.model.families import head_map, kind_of, register_family
+from headsearch.model.families import head_map, kind_of, reads_images, register_family
 from headsearch.model.narrow import narrowed
 from headsearch.report import page
 from headsearch.report.console import Progress
@@ -109,6 +109,7 @@ def search(
     text_column: str = "text",
     pair_column: str | None = None,
     label_column: str = "label",
+    image_column: str = "image",
     certify_dataset: Any = None,
     memo: str | Path | None = None,
     progress: bool = False,
@@ -119,13 +120,15 @@ def search(
     Args:
         model: a fine-tuned model for sequence or token classification, or a causal language model;
             it is not changed.
-        tokenizer: its tokenizer.
+        tokenizer: its tokenizer, or image processor.
         dataset: labelled validation data: a `datasets.Dataset`, or any sequence of rows. For token
             classification texts are lists of words, each with a label; for several labels at once
             labels are lists of names, or of a 0 or 1 for each; a language model needs texts alone.
         max_drop: how far the metric may fall, absolute: 0.01 is one point of accuracy. Of
             perplexity it is by what share of itself it may rise.
         text_column, pair_column, label_column: where texts and labels are.
+        image_column: where images are, of a model that reads them: as PIL or `datasets` give them,
+            arrays, or paths.
         certify_dataset: held-out rows that certify what holds on the population, at the option
             `confidence`; or the option `certify_fraction` takes a part of `dataset` for it.
         memo: a file that keeps all scores for later searches; None keeps them in memory only.
@@ -149,6 +152,7 @@ def search(
             "text_column": text_column,
             "pair_column": pair_column,
             "label_column": label_column,
+            "image_column": image_column,
             "certify_data": None if certify_dataset is None else "dataset",
             **options,
         }
@@ -162,6 +166,7 @@ def search(
             text_column=text_column,
             pair_column=pair_column,
             label_column=label_column,
+            image_column=image_column if reads_images(model) else None,
             id2label=whole.config.id2label,
             classes=whole.config.num_labels,
             max_examples=max_examples,

@@ -55,6 +55,7 @@ _asked = _options(
     click.option("--text-column", help="[text]"),
     click.option("--pair-column", help="Second text of a pair."),
     click.option("--label-column", help="Class ids or names. [label]"),
+    click.option("--image-column", help="Of models that read images. [image]"),
     click.option("--metric", type=click.Choice(METRICS), help="[accuracy]"),
     click.option("--weight", type=click.Choice(WEIGHTS), help="What is to be saved. [heads]"),
     click.option("--certify-fraction", type=float, help="Hold out a part of --data to certify on."),

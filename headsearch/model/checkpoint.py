@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoConfig,
+    AutoImageProcessor,
     AutoModelForCausalLM,
     AutoModelForImageClassification,
     AutoModelForSequenceClassification,
@@ -26,7 +27,7 @@ from transformers.utils import logging as transformers_logging
 
 from headsearch.errors import InputError, ModelError
 from headsearch.heads import HeadMap
-from headsearch.model.families import kind_of
+from headsearch.model.families import kind_of, reads_images
 from headsearch.model.narrow import RECORD, narrow_in_place
 from headsearch.model.portable import SIZES
 from headsearch.model.sizes import Sizes, check_shape, sizes_of
@@ -47,6 +48,8 @@ AUTO = {
 def load_model(name: str) -> tuple[nn.Module, Any]:
     """Load a model with something on top, in float32 and eval mode, and its tokenizer.
 
+    Of a model that reads images, its image processor takes the tokenizer's place.
+
     Args:
         name: a local `save_pretrained` folder (narrow ones too) or a hub name. Only safetensors
             weights are read and no code that comes with the model is run.
@@ -64,7 +67,8 @@ def load_model(name: str) -> tuple[nn.Module, Any]:
                 model = load_pruned(folder)
             else:
                 model = _load_stock(name, _auto(config))
-            tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+            reader = AutoImageProcessor if reads_images(model) else AutoTokenizer
+            tokenizer = reader.from_pretrained(name, trust_remote_code=False)
         except (
             OSError,
             ValueError,

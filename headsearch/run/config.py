@@ -36,6 +36,7 @@ class RunConfig:
     text_column: str = "text"
     pair_column: str | None = None
     label_column: str = "label"
+    image_column: str = "image"
     metric: str = "accuracy"
     max_drop: float = 0.01
     weight: str = HEADS

@@ -18,11 +18,12 @@ from headsearch.errors import DataError, InputError
 from headsearch.heads import HeadMap
 from headsearch.model.bundle import ModelBundle, bundle
 from headsearch.model.checkpoint import load_model
-from headsearch.model.families import head_map, kind_of, max_tokens
+from headsearch.model.families import head_map, kind_of, max_tokens, reads_images
 from headsearch.run.config import RunConfig
 from headsearch.task.batches import BatchedData, tokenise
 from headsearch.task.data import Examples, load_examples
 from headsearch.task.holdout import hold_out, repeats, shared
+from headsearch.task.images import batch_images
 from headsearch.task.metric import Objective, make_objective
 from headsearch.task.readout import EXAMPLES, LABELS, SEQUENCES
 
@@ -78,6 +79,7 @@ def load_data(config: RunConfig, model: nn.Module) -> Examples:
         text_column=config.text_column,
         pair_column=config.pair_column,
         label_column=config.label_column,
+        image_column=config.image_column if reads_images(model) else None,
         id2label=settings.id2label,
         classes=settings.num_labels,
         subset=config.subset,
@@ -107,7 +109,7 @@ def make_task(
     """Cut off the certify split if that is asked, tokenise, and put together what a search needs.
 
     Args:
-        model, tokenizer: what is searched.
+        model, tokenizer: what is searched; of a model that reads images, its image processor.
         examples: the labelled data.
         config: what is asked.
         certify: a certify split of its own.
@@ -117,7 +119,7 @@ def make_task(
         InputError: a certificate is asked for where what is scored is no draw by itself.
         ModelError: nothing that the model has on top can be scored.
     """
-    kind = kind_of(model, tokenizer.pad_token_id)
+    kind = kind_of(model, getattr(tokenizer, "pad_token_id", None))
     if config.certifies and kind != EXAMPLES:
         raise InputError(
             f"a certificate needs independent draws but {kind} of one text are not: no "
@@ -133,6 +135,8 @@ def make_task(
     settings: Any = model.config
 
     def tokenised(part: Examples) -> BatchedData:
+        if reads_images(model):
+            return batch_images(part, tokenizer)
         return tokenise(
             part, tokenizer, max_length=config.max_length, max_positions=max_tokens(model)
         )

@@ -20,7 +20,7 @@ class Examples:
     """Texts and labels, in the order of their source.
 
     Attributes:
-        texts: the texts; of `TOKENS` each a list of words.
+        texts: the texts; of `TOKENS` each a list of words; or images (height, width, 3) uint8.
         pairs: the second texts of pairs, or None.
         labels: (examples,) int64 class ids, or float64 values for regression; of `LABELS`
             (examples, labels) 0 and 1; of `TOKENS` (words,) class ids for each example; of
@@ -49,8 +49,7 @@ class Examples:
     def identities(self) -> list[tuple[Any, str]]:
         """Return what tells an example from others: its texts."""
         second = self.pairs or [""] * len(self.texts)
-        texts = [text if isinstance(text, str) else tuple(text) for text in self.texts]
-        return list(zip(texts, second, strict=True))
+        return list(zip(map(_identity, self.texts), second, strict=True))
 
     @property
     def distinct_labels(self) -> int:
@@ -61,12 +60,19 @@ class Examples:
         return len(np.unique(labels))
 
 
+def _identity(text: Any) -> Any:
+    if isinstance(text, np.ndarray):
+        return text.shape, text.tobytes()
+    return text if isinstance(text, str) else tuple(text)
+
+
 def load_examples(
     source: str,
     *,
     text_column: str = "text",
     pair_column: str | None = None,
     label_column: str = "label",
+    image_column: str | None = None,
     id2label: Mapping[int, str] | None,
     classes: int,
     subset: str | None = None,
@@ -80,6 +86,7 @@ def load_examples(
     Args:
         source: a CSV, JSON-lines or Parquet file; a `save_to_disk` folder; or a hub data set name.
         text_column, pair_column, label_column: where texts and labels are.
+        image_column: where images are, which then take the texts' place.
         id2label: the model's class names.
         classes: the model's number of classes; 1 means regression.
         subset, split: of a hub data set; the split of a folder that holds several.
@@ -97,6 +104,7 @@ def load_examples(
             text_column=text_column,
             pair_column=pair_column,
             label_column=label_column,
+            image_column=image_column,
             id2label=id2label,
             classes=classes,
             max_examples=max_examples,
@@ -111,6 +119,7 @@ def examples_from_rows(
     text_column: str = "text",
     pair_column: str | None = None,
     label_column: str = "label",
+    image_column: str | None = None,
     id2label: Mapping[int, str] | None,
     classes: int,
     max_examples: int | None = None,
@@ -125,11 +134,11 @@ def examples_from_rows(
     if pair_column is not None and kind in (TOKENS, SEQUENCES):
         raise InputError(f"`pair_column` must not be given where {kind} are scored")
     labelled = None if kind == SEQUENCES else label_column
-    columns = _columns(rows, [text_column, pair_column, labelled])
-    if len(columns[text_column]) == 0:
+    inputs = text_column if image_column is None else image_column
+    columns = _columns(rows, [inputs, pair_column, labelled])
+    if len(columns[inputs]) == 0:
         raise DataError("the data must have at least one example but are empty")
-    texts: list[Any] = columns[text_column]
-    texts = _words(texts, text_column) if kind == TOKENS else _texts(texts, text_column)
+    texts = _inputs(columns[inputs], inputs, kind, image_column is not None)
     pairs = None if pair_column is None else _texts(columns[pair_column], pair_column)
     labels: np.ndarray | list[np.ndarray] = np.zeros(len(texts), np.int64)
     if labelled is not None:
@@ -204,6 +213,15 @@ def _texts(values: list[Any], column: str) -> list[str]:
             f"row {wrong[0]} is {kind}"
         )
     return values
+
+
+def _inputs(values: list[Any], column: str, kind: str, images: bool) -> list[Any]:
+    """Check what the model is to read."""
+    if images:
+        from headsearch.task.images import images_of  # builds on this module
+
+        return list(images_of(values, column))
+    return _words(values, column) if kind == TOKENS else _texts(values, column)
 
 
 def _words(values: list[Any], column: str) -> list[list[str]]:

@@ -24,6 +24,7 @@ from headsearch.model.families.registry import (
     kind_of,
     known_families,
     max_tokens,
+    reads_images,
     register_family,
 )
 from headsearch.model.families.slicing import head_rows, take_inputs, take_outputs
@@ -49,6 +50,7 @@ __all__ = [
     "kind_of",
     "known_families",
     "max_tokens",
+    "reads_images",
     "register_family",
     "take_inputs",
     "take_outputs",

@@ -152,6 +152,11 @@ def kind_of(model: nn.Module, padding: int | None = None) -> str:
     return LABELS if several else EXAMPLES
 
 
+def reads_images(model: nn.Module) -> bool:
+    """Whether a model reads pixels in place of tokens."""
+    return getattr(model, "main_input_name", None) == "pixel_values"
+
+
 def head_map(model: nn.Module) -> HeadMap:
     """Return how many heads each layer of the model has now."""
     return HeadMap(tuple(layer.heads for layer in family_of(model).layers(model)))

@@ -1,0 +1,87 @@
+"""Images and their labels, as batches of pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from headsearch.errors import DataError, InputError
+from headsearch.task.batches import Batch, BatchedData, round_of
+from headsearch.task.data import Examples
+
+# Examples of a batch: an image is as much work as hundreds of tokens.
+BATCH_IMAGES = 16
+
+
+def images_of(values: Sequence[Any], column: str) -> list[np.ndarray]:
+    """Return images as arrays, (height, width, 3) uint8.
+
+    Args:
+        values: images as `datasets` or PIL give them, arrays of such a shape, or paths of files.
+        column: where they come from, for errors.
+
+    Raises:
+        InputError: Pillow is not installed.
+        DataError: one is no image.
+    """
+    try:
+        from PIL import Image, UnidentifiedImageError
+    except ImportError:
+        raise InputError(
+            "images are read by Pillow, which is not installed: pip install 'headsearch[vision]'"
+        ) from None
+    found = []
+    for row, value in enumerate(values):
+        try:
+            if isinstance(value, (str, Path)):
+                with Image.open(value) as opened:
+                    picture = opened.convert("RGB")
+            elif hasattr(value, "convert"):
+                picture = value.convert("RGB")
+            else:
+                picture = Image.fromarray(np.asarray(value, dtype=np.uint8)).convert("RGB")
+        except (OSError, UnidentifiedImageError, TypeError, ValueError, IndexError) as error:
+            raise DataError(
+                f"column {column!r} must hold images or paths of image files but row {row} is of "
+                f"type {type(value).__name__}: {error}"
+            ) from None
+        found.append(np.asarray(picture))
+    return found
+
+
+def batch_images(
+    examples: Examples, processor: Any, batch_images: int = BATCH_IMAGES
+) -> BatchedData:
+    """Have a model's image processor make pixels of images, once, and batch them.
+
+    Args:
+        examples: images and labels.
+        processor: a transformers image processor.
+        batch_images: most images of one batch.
+
+    Raises:
+        InputError: the processor makes images of different sizes.
+    """
+    count = len(examples)
+    starts = range(0, count, batch_images)
+    # Every round is a fair sample of all places.
+    order = sorted(range(len(starts)), key=lambda i: (round_of(i), i))
+    groups = [np.arange(starts[i], min(starts[i] + batch_images, count)) for i in order]
+    batches = []
+    for group in groups:
+        made = processor([examples.texts[i] for i in group], return_tensors="np")
+        pixels = np.ascontiguousarray(made["pixel_values"], dtype=np.float32)
+        if pixels.ndim != 4:
+            raise InputError(
+                "the image processor must make pixels (images, channels, height, width) but made "
+                f"{pixels.shape}"
+            )
+        batches.append(Batch({"pixel_values": pixels}))
+    sizes = {batch.arrays["pixel_values"].shape[1:] for batch in batches}
+    if len(sizes) > 1:
+        raise InputError(f"the image processor must make images of one size but made {sizes}")
+    sources = np.concatenate(groups)
+    return BatchedData(tuple(batches), np.asarray(examples.labels)[sources], sources)

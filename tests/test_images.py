@@ -1,0 +1,98 @@
+"""Searches of models that read images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+
+import headsearch
+from headsearch.errors import DataError
+from headsearch.heads import HeadMap
+from headsearch.model.checkpoint import load_model
+from headsearch.run.config import RunConfig
+from headsearch.run.prepare import load_task
+from headsearch.task.images import images_of
+from tests.test_kinds import RANDOM, noisy, tiny
+from tests.tiny_families import IMAGE
+
+PROCESSOR = ViTImageProcessorPil(size={"height": 8, "width": 8})
+MODEL = tiny("ViTForImageClassification", IMAGE)
+DROP = 0.15
+PICTURES = [RANDOM.integers(0, 256, (9 + i % 3, 12, 3)).astype(np.uint8) for i in range(50)]
+
+
+@torch.inference_mode()
+def answers(model: Any) -> np.ndarray:
+    """One image at a time, by nothing but transformers."""
+    return np.array(
+        [
+            int(model(**PROCESSOR(picture, return_tensors="pt")).logits[0].argmax())
+            for picture in PICTURES
+        ]
+    )
+
+
+LABELS = noisy(answers(MODEL), 3)
+ROWS = [
+    {"image": picture, "label": int(label)} for picture, label in zip(PICTURES, LABELS, strict=True)
+]
+
+
+def test_images_are_scored_as_a_plain_loop_scores_them() -> None:
+    result = headsearch.search(MODEL, PROCESSOR, ROWS, max_drop=DROP, max_evaluations=30)
+    before = int((answers(MODEL) == LABELS).sum())
+    assert result.details["baseline"]["correct"] == before
+    assert result.best.heads_removed >= 1
+    pruned = headsearch.prune(MODEL, result.best.removed)
+    after = int((answers(pruned) == LABELS).sum())
+    assert after == result.best.correct >= before - DROP * 50
+    assert HeadMap.from_mask(result.mask)[0] == HeadMap((4, 4, 4))
+
+
+def test_images_may_be_files_and_models_folders(tmp_path: Path) -> None:
+    MODEL.save_pretrained(tmp_path / "model")
+    PROCESSOR.save_pretrained(tmp_path / "model")
+    paths = []
+    for i, picture in enumerate(PICTURES):
+        paths.append(str(tmp_path / f"{i}.png"))
+        Image.fromarray(picture).save(paths[-1])
+    pd.DataFrame({"picture": paths, "label": LABELS}).to_csv(tmp_path / "data.csv", index=False)
+    config = RunConfig(
+        model=str(tmp_path / "model"),
+        data=str(tmp_path / "data.csv"),
+        image_column="picture",
+        engine="inline",
+    )
+    task = load_task(config)
+    assert task.data.examples == 50
+    again = load_task(config)
+    assert again.fingerprint == task.fingerprint
+    pixels = np.concatenate([batch.arrays["pixel_values"] for batch in task.data.batches])
+    expected = [
+        PROCESSOR(PICTURES[i], return_tensors="np")["pixel_values"][0] for i in task.data.order
+    ]
+    np.testing.assert_array_equal(pixels, np.stack(expected))
+    assert task.data.labels.tolist() == LABELS[task.data.order].tolist()
+    model, processor = load_model(str(tmp_path / "model"))
+    assert type(processor) is ViTImageProcessorPil
+    assert (answers(model) == answers(MODEL)).all()
+
+
+@pytest.mark.parametrize("value", ["no such file.png", 3, None, np.zeros((2, 2, 7))])
+def test_what_is_no_image_is_refused(value: Any) -> None:
+    with pytest.raises(DataError, match=r"column 'image' must hold images .* but row 1 is of type"):
+        images_of([PICTURES[0], value], "image")
+
+
+def test_grey_and_transparent_images_are_made_coloured() -> None:
+    grey, clear = Image.new("L", (4, 3), 7), Image.new("RGBA", (4, 3), (1, 2, 3, 4))
+    found = images_of([grey, clear, np.full((3, 4), 7)], "image")
+    assert [image.shape for image in found] == [(3, 4, 3)] * 3
+    assert found[0].tolist() == found[2].tolist()
