@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Sequence
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -96,7 +96,7 @@ class WrongRows(ErnieFamily):
 class CannotCut(ErnieFamily):
     """Knows where heads are, not how to cut them out."""
 
-    limits = {**STOCK_FORWARD, "narrow": "nobody has written it yet"}  # noqa: RUF012
+    limits = MappingProxyType({**STOCK_FORWARD, "narrow": "nobody has written it yet"})
 
     def narrow(self, model: nn.Module, layer: int, kept: tuple[int, ...]) -> None:
         raise AssertionError("must not be asked")
@@ -174,6 +174,14 @@ def test_a_family_is_registered_once_and_whole() -> None:
     half: Any = SimpleNamespace(name="half", covers=(), note="", limits={}, layers=None)
     with pytest.raises(InputError, match=r"but lacks matches, narrow$"):
         headsearch.register_family(half)
+
+
+def test_limits_are_of_what_a_family_may_lack() -> None:
+    class Gateless(ErnieFamily):
+        limits = MappingProxyType({"gate": "no time"})
+
+    with pytest.raises(InputError, match=r"alone but are of \['gate'\]"):
+        headsearch.register_family(Gateless())
 
 
 def test_a_family_with_the_fast_path_must_have_what_it_needs(subject: Subject) -> None:

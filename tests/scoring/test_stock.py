@@ -68,7 +68,7 @@ def test_gradients_do_not_depend_on_how_batches_are_cut(monkeypatch: pytest.Monk
 
 
 def test_the_model_on_top_must_be_a_classifier() -> None:
-    model, batches = case("Llama, causal")
+    model, batches = case("RoBERTa, masked")
     with pytest.raises(ModelError, match="no classification head"):
         StockEvaluator(copy.deepcopy(model), batches)
     with pytest.raises(

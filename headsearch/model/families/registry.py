@@ -8,7 +8,7 @@ from torch import nn
 
 from headsearch.errors import InputError, ModelError, UnknownFamilyError
 from headsearch.heads import HeadMap
-from headsearch.model.families.base import FAST_PATH, Family, FastFamily
+from headsearch.model.families.base import FAST_PATH, NARROW, Family, FastFamily
 from headsearch.model.families.bert import BERT, ELECTRA, ROBERTA
 from headsearch.model.families.deberta_v2 import DEBERTA_V2
 from headsearch.model.families.distilbert import DISTILBERT
@@ -64,7 +64,8 @@ def register_family(family: Family) -> None:
             `take_inputs` there, which cut heads out of linear layers.
 
     Raises:
-        InputError: it lacks a member of the protocol, or its name is taken.
+        InputError: it lacks a member of the protocol, its name is taken, or its limits are of
+            things that every family must be able to do.
     """
     members = ("name", "covers", "note", "limits", "matches", "layers", "narrow")
     missing = [member for member in members if not hasattr(family, member)]
@@ -72,6 +73,11 @@ def register_family(family: Family) -> None:
         raise InputError(f"a family must have {', '.join(members)} but lacks {', '.join(missing)}")
     if any(known.name == family.name for known in known_families()):
         raise InputError(f"a family's name must be new but {family.name!r} is known already")
+    if not {FAST_PATH, NARROW}.issuperset(family.limits):
+        raise InputError(
+            f"a family's `limits` must be of {FAST_PATH!r} and {NARROW!r} alone but are of "
+            f"{sorted(family.limits)}"
+        )
     _registered.append(family)
 
 
@@ -135,7 +141,7 @@ def kind_of(model: nn.Module, padding: int | None = None) -> str:
             f"{type(model).__name__} has no classification head: headsearch needs a model for "
             "sequence, token or image classification, or a causal language model"
         )
-    own = getattr(config, "pad_token_id", None)
+    own = getattr(config, "pad_token_id", None)  # which models of images do not have
     if hasattr(model, "score") and (own is None or padding not in (None, own)):
         wanted = "be set" if padding is None else f"be the tokenizer's, {padding},"
         raise ModelError(
