@@ -80,6 +80,18 @@ def test_peak_memory_counts_what_a_call_needs() -> None:
     assert 0.9 * (1 << 25) < least < 1.5 * (1 << 25)
 
 
+def test_a_gpu_is_waited_for_and_asked_for_its_peak(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited = []
+    monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 100)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 170)
+    rounds([lambda: time.sleep(0.002)] * 2, 3, "cuda:0", least=0.001)
+    # Each call is waited for when it is warmed up, when it is estimated, and in three rounds.
+    assert waited == ["cuda:0"] * (2 + 2 + 6)
+    assert peak_memory(lambda: None, "cuda:0") == 70
+
+
 def test_threads_are_set_back() -> None:
     before = torch.get_num_threads()
     with threads(1):
