@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from sklearn.isotonic import IsotonicRegression
 from torch import nn
 
 from headsearch.heads import HeadMap, HeadSet
@@ -30,18 +31,21 @@ def attention_times(
     """Return the microseconds that a forward saves by heads removed from each layer.
 
     Each layer's attention is timed alone, narrowed to every number of heads, on the inputs that
-    it has in the model; layers that are alike are timed once. Times differ from call to call:
-    keep the table with what is decided by it.
+    it has in the model; layers that are alike are timed once. That is done on this machine, on its
+    GPU if it has one, and differs from call to call: keep the table with what is decided by it. As
+    fewer heads never take longer but for noise, what they save is made monotone by isotonic
+    regression.
 
     Args:
-        model: a model of a known family in eval mode, on its device.
+        model: a model of a known family that can be narrowed, in eval mode.
         batch, tokens: the size of the input.
         repeats: rounds of measurements, see `latency.rounds`.
 
     Returns:
-        For each layer, for 0, 1, … all of its heads removed, the median of what that saves; never
-        negative nor less than for fewer heads.
+        For each layer, for 0, 1, … all of its heads removed, what that saves; 0 for none.
     """
+    if torch.cuda.is_available():
+        model = copy.deepcopy(model).cuda()
     shape, device = head_map(model), next(model.parameters()).device
     paths = _attention_paths(model)
     alike: dict[object, int] = {}  # the first layer of each kind
@@ -64,8 +68,8 @@ def attention_times(
         kind = "cpu" if device.type == "cpu" else str(device)
         seconds = rounds(calls, repeats, kind, LEAST)  # (heads removed, rounds)
         saved = times * np.median(seconds[0] - seconds, axis=1) * 1e6
-        table = np.maximum.accumulate(np.maximum(0, np.rint(saved))).astype(int)
-        tables[number] = [int(n) for n in table]
+        monotone = IsotonicRegression().fit_transform(np.arange(len(saved)), saved)
+        tables[number] = [round(each) for each in (monotone - monotone[0]).tolist()]
     return [tables[number] for number in first]
 
 

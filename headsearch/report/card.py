@@ -20,10 +20,10 @@ The weights are as small as the heads that are left, so the stock class alone ca
 Either
 
 ```python
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import {loader}, AutoTokenizer
 
 # trust_remote_code runs modeling_headsearch.py of this folder, which gives the modules their sizes.
-model = AutoModelForSequenceClassification.from_pretrained("{folder}", trust_remote_code=True)
+model = {loader}.from_pretrained("{folder}", trust_remote_code=True)
 tokenizer = AutoTokenizer.from_pretrained("{folder}")
 ```
 
@@ -39,9 +39,9 @@ The model is as large as before, and no faster: in the output projection of each
 the weights of the removed heads are 0. Any tool loads it as it did the original.
 
 ```python
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import {loader}, AutoTokenizer
 
-model = AutoModelForSequenceClassification.from_pretrained("{folder}")
+model = {loader}.from_pretrained("{folder}")
 tokenizer = AutoTokenizer.from_pretrained("{folder}")
 ```""",
     "onnx": """\
@@ -90,7 +90,7 @@ def card(exported: dict[str, Any]) -> str:
         "",
         "## How to load it",
         "",
-        _LOADING[exported["format"]].format(folder=folder),
+        _LOADING[exported["format"]].format(folder=folder, loader=exported["loader"]),
         "",
         "## How it was made",
         "",

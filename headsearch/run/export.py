@@ -29,6 +29,7 @@ from headsearch.model.samples import (
     sample_inputs,
 )
 from headsearch.model.staging import check_free, staged
+from headsearch.model.stock import auto_class, stock_class
 from headsearch.model.zeroed import zeroed
 from headsearch.run.config import RunConfig
 from headsearch.run.folder import MASK, RESULT, RunFolder
@@ -56,9 +57,10 @@ def export(
         card: returns the text of the model card, given what this returns.
 
     Returns:
-        JSON values: `format`, `folder`, the operating `point`, how far it is `apart` from the gated
-        original, its and the original's `parameters`, `versions`, `commands`, the run's `result`,
-        the exported heads as a `mask`, and what the run `asked`.
+        JSON values: `format`, `folder`, the `loader` of transformers for it, the operating `point`,
+        how far it is `apart` from the gated original, its and the original's `parameters`,
+        `versions`, `commands`, the run's `result`, the exported heads as a `mask`, and what the run
+        `asked`.
 
     Raises:
         HeadsearchError: the run is not done, has no such operating point or is not of this model,
@@ -89,6 +91,7 @@ def export(
         exported = {
             "format": kind,
             "folder": str(out),
+            "loader": auto_class(stock_class(type(model))),
             "point": point,
             "apart": max(apart, _apart(model, removed, made)),
             "parameters": [sum(p.numel() for p in each.parameters()) for each in (made, model)],
@@ -118,11 +121,13 @@ def operating_point(result: dict[str, Any], heads: int | None) -> dict[str, Any]
     for name in ("best", "operating_points", "baseline", "certificate", "threshold"):
         if name not in result:
             raise RunFolderError(f"{RESULT} is not complete: it lacks {name!r}")
-    points = [result["best"], *result["operating_points"]]
-    for point in points:
-        if heads is None or point["heads_removed"] == heads:
-            found: dict[str, Any] = point
-            return found
+    best: dict[str, Any] = result["best"]
+    if heads in (None, best["heads_removed"]):
+        return best
+    points: list[dict[str, Any]] = [best, *result["operating_points"]]
+    fitting = [point for point in points if point["heads_removed"] == heads]
+    if fitting:  # several, where a search was to save something else than heads
+        return max(fitting, key=lambda point: point["metric"])
     counts = sorted({point["heads_removed"] for point in points})
     raise InputError(
         f"no operating point has {heads} heads removed; there are {', '.join(map(str, counts))}"

@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
+from headsearch.model.attention_times import attention_times
 from headsearch.model.parameters import parameters_saved
-from headsearch.model.timing import attention_times
 from headsearch.run.config import RunConfig
 from headsearch.run.prepare import Task
 from headsearch.search.weight import HEADS, PARAMETERS, Weight

@@ -80,6 +80,18 @@ def test_peak_memory_counts_what_a_call_needs() -> None:
     assert 0.9 * (1 << 25) < least < 1.5 * (1 << 25)
 
 
+def test_a_gpu_is_waited_for_and_asked_for_its_peak(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited = []
+    monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 100)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 170)
+    rounds([lambda: time.sleep(0.002)] * 2, 3, "cuda:0", least=0.001)
+    # Each call is waited for when it is warmed up, when it is estimated, and in three rounds.
+    assert waited == ["cuda:0"] * (2 + 2 + 6)
+    assert peak_memory(lambda: None, "cuda:0") == 70
+
+
 def test_threads_are_set_back() -> None:
     before = torch.get_num_threads()
     with threads(1):
@@ -100,7 +112,7 @@ def test_a_table_has_a_row_for_each_layer_and_never_falls(family: str) -> None:
         assert all(type(n) is int for n in row)
 
 
-def test_a_table_is_made_of_paired_medians(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_table_is_made_of_paired_medians_and_monotone(monkeypatch: pytest.MonkeyPatch) -> None:
     def timed(calls: list[object], repeats: int, *_: object) -> np.ndarray:
         # With 4, 3, 2, 1 and 0 heads; each round slower than the one before.
         one = np.array([50.0, 41.0, 43.0, 30.0, 52.0]) * 1e-6
@@ -108,7 +120,7 @@ def test_a_table_is_made_of_paired_medians(monkeypatch: pytest.MonkeyPatch) -> N
         return np.stack([one, one + 7e-6, one + 3e-6], axis=1)[:, :repeats]
 
     monkeypatch.setattr(tables, "rounds", timed)
-    assert attention_times(tiny_model("BERT"), 2, 8, repeats=3) == [[0, 9, 9, 20, 20]] * 3
+    assert attention_times(tiny_model("BERT"), 2, 8, repeats=3) == [[0, 8, 8, 9, 9]] * 3
 
 
 def test_attention_is_timed_with_as_many_heads_as_are_left(

@@ -13,20 +13,26 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
+from torch import nn
 from transformers import AutoModelForSequenceClassification, dynamic_module_utils
 
 from headsearch.heads import HeadSet
 from headsearch.model import narrow, portable
 from headsearch.model.checkpoint import load_pruned, save_pruned
-from headsearch.model.families import head_map
+from headsearch.model.families import NARROW, family_of, head_map
 from headsearch.model.gate import removed_heads
 from headsearch.model.narrow import narrowed
+from headsearch.model.plain import inputs_of
 from headsearch.model.samples import logits_of, sample_inputs
 from tests.tiny import SPECS, tiny_model
+from tests.tiny_families import CASES, case
 from tests.words import tiny_tokenizer
 
 CLEAN = Path(__file__).parent.parent / "clean.py"
+CPU = torch.device("cpu")
+NARROW_CASES = [name for name in CASES if NARROW not in family_of(case(name)[0]).limits]
 # A head, two heads, a whole layer.
 REMOVED = HeadSet.of([0, 5, 6, 8, 9, 10, 11])
 
@@ -45,9 +51,14 @@ def small(tmp_path: Path) -> Path:
 
 
 def load(folder: Path, **options: Any) -> Any:
-    return AutoModelForSequenceClassification.from_pretrained(
-        folder, trust_remote_code=True, **options
-    )
+    (loader,) = json.loads((folder / "config.json").read_text())["auto_map"]
+    return getattr(transformers, loader).from_pretrained(folder, trust_remote_code=True, **options)
+
+
+def some_heads(model: nn.Module) -> HeadSet:
+    """A whole layer, and a head and a bit of the others."""
+    shape = head_map(model)
+    return HeadSet.of(j for j in range(shape.total) if j < shape.start(1) or j % 4 == 1)
 
 
 def change(folder: Path, edit: Callable[[dict[str, Any]], object]) -> None:
@@ -57,17 +68,16 @@ def change(folder: Path, edit: Callable[[dict[str, Any]], object]) -> None:
 
 
 def test_every_family_loads_where_headsearch_is_not_installed(tmp_path: Path) -> None:
-    expected, folders = {}, [tmp_path / family for family in sorted(SPECS)]
-    for folder in folders:
-        model = tiny_model(folder.name)
-        inputs = sample_inputs(tiny_model("BERT"), 3, 9)
-        inputs = {name: inputs[name] for name in ("input_ids", "attention_mask")}
-        with removed_heads(model, REMOVED):
-            expected[folder.name] = logits_of(model, inputs)
-        save_pruned(narrowed(model, REMOVED), folder, tiny_tokenizer())
-    np.savez(tmp_path / "inputs.npz", **{name: t.numpy() for name, t in inputs.items()})
+    expected, folders = {}, []
+    for name in NARROW_CASES:
+        model, batches = case(name)
+        folders.append(tmp_path / name.replace(" ", "-"))
+        pruned = narrowed(model, some_heads(model))
+        save_pruned(pruned, folders[-1])
+        expected[folders[-1]] = logits_of(pruned, inputs_of(batches[-1], CPU))
+        np.savez(f"{folders[-1]}.npz", **batches[-1].arrays)
     done = subprocess.run(
-        [sys.executable, CLEAN, tmp_path / "inputs.npz", *folders],
+        [sys.executable, CLEAN, *folders],
         env={**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules")},
         cwd=tmp_path,
         capture_output=True,
@@ -75,27 +85,35 @@ def test_every_family_loads_where_headsearch_is_not_installed(tmp_path: Path) ->
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    for name, logits in expected.items():
-        np.testing.assert_allclose(
-            np.load(tmp_path / f"{name}.npy"), logits, rtol=0, atol=1e-5, err_msg=name
-        )
+    for folder, logits in expected.items():
+        np.testing.assert_array_equal(np.load(f"{folder}.npy"), logits, err_msg=folder.name)
+
+
+@pytest.mark.parametrize("name", NARROW_CASES)
+def test_saved_again_by_transformers_it_is_the_same(name: str, tmp_path: Path) -> None:
+    whole, batches = case(name)
+    pruned, inputs = narrowed(whole, some_heads(whole)), inputs_of(batches[-1], CPU)
+    expected = logits_of(pruned, inputs)
+    save_pruned(pruned, tmp_path / "once")
+    load(tmp_path / "once").save_pretrained(tmp_path / "twice")
+    again = load(tmp_path / "twice").eval()
+    np.testing.assert_array_equal(logits_of(again, inputs), expected)
+    np.testing.assert_array_equal(logits_of(load_pruned(tmp_path / "twice"), inputs), expected)
+    assert type(again).__name__ == type(whole).__name__, "pipelines go by it"
 
 
 @pytest.mark.parametrize("family", sorted(SPECS))
-def test_saved_again_by_transformers_it_is_the_same(family: str, tmp_path: Path) -> None:
-    pruned = narrowed(tiny_model(family), REMOVED)
-    save_pruned(pruned, tmp_path / "once")
-    load(tmp_path / "once").save_pretrained(tmp_path / "twice")
-    again, inputs = load(tmp_path / "twice"), sample_inputs(pruned, 3, 9, padded=True)
-    expected = logits_of(pruned, inputs)
-    np.testing.assert_array_equal(logits_of(again.eval(), inputs), expected)
-    np.testing.assert_array_equal(logits_of(load_pruned(tmp_path / "twice"), inputs), expected)
-    save_pruned(again, tmp_path / "thrice")  # ours, of a model that transformers loaded
-    np.testing.assert_array_equal(logits_of(load(tmp_path / "thrice").eval(), inputs), expected)
-    more = narrowed(again, HeadSet.of([0]))  # head 1 of the whole model
-    save_pruned(more, tmp_path / "less")
-    with removed_heads(whole := tiny_model(family), REMOVED.add(1)):
-        less = logits_of(whole, inputs)
+def test_pruned_more_after_transformers_loaded_it(family: str, tmp_path: Path) -> None:
+    model = tiny_model(family)
+    save_pruned(narrowed(model, REMOVED), tmp_path / "small")
+    again = load(tmp_path / "small").eval()
+    inputs = sample_inputs(model, 3, 9, padded=True)
+    expected = logits_of(again, inputs)
+    save_pruned(again, tmp_path / "same")
+    np.testing.assert_array_equal(logits_of(load(tmp_path / "same").eval(), inputs), expected)
+    save_pruned(narrowed(again, HeadSet.of([0])), tmp_path / "less")  # head 1 of the whole model
+    with removed_heads(model, REMOVED.add(1)):
+        less = logits_of(model, inputs)
     np.testing.assert_allclose(logits_of(load(tmp_path / "less"), inputs), less, rtol=0, atol=1e-5)
 
 

@@ -44,6 +44,7 @@ def exported(
     return {
         "format": kind,
         "folder": "small",
+        "loader": "AutoModelForSomething",
         "point": point(heads, correct),
         "apart": 2.2e-7,
         "parameters": [900, 1000],
@@ -101,7 +102,14 @@ def test_a_certificate_is_claimed_for_its_own_heads_only() -> None:
 
 @pytest.mark.parametrize(
     ("kind", "loading"),
-    [("narrow", "trust_remote_code=True"), ("zeroed", "no faster"), ("onnx", "InferenceSession")],
+    [
+        (
+            "narrow",
+            'model = AutoModelForSomething.from_pretrained("small", trust_remote_code=True)',
+        ),
+        ("zeroed", 'model = AutoModelForSomething.from_pretrained("small")'),
+        ("onnx", "InferenceSession"),
+    ],
 )
 def test_each_format_says_how_it_is_loaded(kind: str, loading: str) -> None:
     text = card(exported(BEST, 79, kind=kind))
