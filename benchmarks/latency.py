@@ -1,11 +1,11 @@
-"""What narrow models gain in time: MiniLM and a BERT-base shape without half and 70 % of their heads.
+"""What narrow models gain in time: without half and 70 % of their heads.
 
-    python -m benchmarks.latency ASSETS [--threads 1] [--out FILE]
+    python -m benchmarks.latency ASSETS [--threads 1] [--onnx] [--out FILE]
 
-ASSETS is the folder that `benchmarks.train_minilm` made. Heads are removed at random, unevenly over
-the layers: time does not depend on which they are. All is measured as `headsearch latency` does, the
-narrow models and the whole one in turn in one process, for batches of 1 and 32 of 32 and 128 tokens,
-in PyTorch and, with ONNX Runtime installed, in that too.
+ASSETS is the folder that `benchmarks.train_minilm` made; beside its MiniLM a BERT-base shape is
+measured. Heads are removed at random, unevenly over the layers: time does not depend on which they
+are. All is measured as `headsearch latency` does, narrow models and the whole one in turn in one
+process, for batches of 1 and 32 of 32 and 128 tokens.
 """
 
 from __future__ import annotations
