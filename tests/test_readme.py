@@ -11,6 +11,7 @@ import pytest
 
 import headsearch
 from headsearch.cli import cli
+from headsearch.testing import capability_table
 
 ROOT = Path(__file__).parent.parent
 BENCHMARK = re.compile(r"`python -m benchmarks\.(\w+)([^`]*)`")
@@ -64,3 +65,7 @@ def test_every_pinned_version_is_of_a_declared_dependency_and_the_other_way_roun
         if line and not line.startswith("#")
     }
     assert pinned == declared - {"setuptools"}
+
+
+def test_the_table_of_families_is_the_suites_own() -> None:
+    assert capability_table() in (ROOT / "README.md").read_text()
