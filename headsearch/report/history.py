@@ -43,7 +43,7 @@ def scored_states(steps: Iterable[Mapping[str, Any]]) -> dict[int, Scored]:
     """Return the states that the steps of a transcript scored to the end, by their bits."""
     found = {}
     for step in steps:
-        for bits, metric, loss, _, _ in step["scored"]:
+        for bits, metric, loss, *_ in step["scored"]:
             if metric is not None:  # of a state that was given up it is not known
                 state = int(bits, 16)
                 found[state] = Scored(state.bit_count(), metric, loss)
