@@ -155,10 +155,14 @@ def test_the_certified_mask_is_drawn_where_it_has_other_heads(
 
 
 def test_latency_is_shown_where_it_was_measured(small: dict[str, Any], tmp_path: Path) -> None:
-    latency = {"batch": 32, "rows": [{"what": "full", "milliseconds": 12.5}]}
+    rows = [{"what": "full", "milliseconds": 12.5}]
+    latency = {"batch": 32, "machine": {"cores": 2}, "rows": rows}
     page = Page(written({**small, "latency": latency}, tmp_path / "report.html"))
     text = " ".join(page.words)
-    assert all(part in text for part in ("Measured latency", "batch", "milliseconds", "12.5"))
+    assert all(
+        part in text
+        for part in ("Measured latency", "batch", "machine: cores", "milliseconds", "12.5")
+    )
 
 
 def test_a_large_run_stays_below_5_mb(tmp_path: Path) -> None:
