@@ -43,7 +43,7 @@ def scored_states(steps: Iterable[Mapping[str, Any]]) -> dict[int, Scored]:
     """Return the states that the steps of a transcript scored to the end, by their bits."""
     found = {}
     for step in steps:
-        for bits, metric, loss, _, _ in step["scored"]:
+        for bits, metric, loss, *_ in step["scored"]:
             if metric is not None:  # of a state that was given up it is not known
                 state = int(bits, 16)
                 found[state] = Scored(state.bit_count(), metric, loss)
@@ -72,24 +72,28 @@ def effects(states: Mapping[int, Scored]) -> dict[int, Effect]:
     return {h: Effect(m / n, loss / n, int(n)) for h, (m, loss, n) in sorted(sums.items())}
 
 
-def removal_order(result: Mapping[str, Any], shape: HeadMap) -> dict[int, int]:
-    """Return from which operating point on each head of the best state is removed.
+def removal_order(
+    point: Mapping[str, Any], points: Iterable[Mapping[str, Any]], shape: HeadMap
+) -> dict[int, int]:
+    """Return from which operating point on each head of a point is removed.
 
-    Operating points need not contain each other. A head counts from the mildest point from which
-    on it is removed in every further point, up to the best one.
+    Operating points need not contain each other. A head counts from the mildest of them from which
+    on it is removed in every further one, up to the point itself.
+
+    Args:
+        point: the heads to put in order.
+        points: all operating points, in any order.
+        shape: the model's heads.
 
     Returns:
         By head index, the number of heads that are removed at that point.
     """
-    best = shape.from_pairs(result["best"]["removed"])
-    points = [(len(best), best)] + [
-        (point["heads_removed"], shape.from_pairs(point["removed"]))
-        for point in sorted(result["operating_points"], key=lambda p: -p["heads_removed"])
-        if point["heads_removed"] < len(best)
-    ]
     order = {}
-    for head in best:
-        for count, heads in points:
+    milder = [each for each in points if each["heads_removed"] < point["heads_removed"]]
+    way = [point, *sorted(milder, key=lambda each: -each["heads_removed"])]
+    sets = [(each["heads_removed"], shape.from_pairs(each["removed"])) for each in way]
+    for head in sets[0][1]:
+        for count, heads in sets:
             if head not in heads:
                 break
             order[head] = count

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
@@ -14,6 +14,9 @@ from headsearch.errors import StorageError
 from headsearch.heads import HeadMap
 from headsearch.report import figures, history
 from headsearch.report.summary import population_claims, search_claims
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 FORMATS = ("html", "md")
 # Of a metric's intervals; a run's own `--confidence` is about its certificate.
@@ -50,14 +53,16 @@ def write_report(
         StorageError: a file can't be written.
     """
     figures.require_matplotlib()
-    shape, removed = HeadMap.from_mask(mask)
+    shape, _ = HeadMap.from_mask(mask)
     states = history.scored_states(steps)
     effects = history.effects(states)
     points = sorted(result["operating_points"], key=lambda point: point["heads_removed"])
     bands = history.intervals(points, result["examples"], CONFIDENCE)
     tried = _tried(result)
+    best, certified = result["best"], _certified(result)
     drawn = {
-        "heads": figures.removal_map(shape, removed, history.removal_order(result, shape)),
+        "heads": _removal_map(result, best, shape),
+        "certified": certified and _removal_map(result, certified, shape),
         "effects": figures.effect_map(shape, effects) if effects else None,
         "metric": figures.metric_curve(
             result, points, bands, history.cloud(states.values()), tried
@@ -88,6 +93,18 @@ def write_report(
     for path, content in written.items():
         _write(path, content)
     return [out, *(path for path in written if path != out)]
+
+
+def _certified(result: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Return the certified point, if it has other heads than the best."""
+    point: Mapping[str, Any] | None
+    point = (result["certificate"].get("population") or {}).get("certified")
+    return None if point is None or point["removed"] == result["best"]["removed"] else point
+
+
+def _removal_map(result: Mapping[str, Any], point: Mapping[str, Any], shape: HeadMap) -> Figure:
+    order = history.removal_order(point, result["operating_points"], shape)
+    return figures.removal_map(shape, shape.from_pairs(point["removed"]), order)
 
 
 def _tried(result: Mapping[str, Any]) -> list[tuple[int, float, tuple[float, float]]]:

@@ -15,7 +15,10 @@ the efficiencies in `benchmarks/results/scaling_simulated.json`, of 8 to 1,024 G
 .3 milliseconds for each example, which the coordinator thinks about, and the work of 6 examples,
 since a step ends with the last of its pieces. It agrees with two real workers, which get .93 to
 1.01 of what the machine gives two independent processes (`benchmarks/results/scaling_real.json`).
-These searches had no proposals yet, whose rounds are smaller: of many workers expect less.
+These searches had no proposals yet. Thinking them up takes the driver some .2 seconds for each
+evaluation, and .2 milliseconds more for each example: about what replays of searches of 72 heads
+from their memos take (`benchmarks/results/plan.json`). Their rounds are small pieces of work, too:
+of many workers expect less.
 """
 
 from __future__ import annotations
@@ -31,6 +34,8 @@ EXPANSION = (0.25, 0.5, 1.0)
 HEADS_PER_GRADIENT = 6
 # Seconds of a search that no worker shares, the same for each example, and examples' worth of work.
 ALONE, ALONE_PER_EXAMPLE, ALONE_EXAMPLES = 2.0, 0.0003, 6.0
+# Seconds that the driver thinks up proposals, for each evaluation, and the same for each example.
+PROPOSING, PROPOSING_PER_EXAMPLE = 0.2, 0.0002
 
 
 @dataclass(frozen=True)
@@ -68,13 +73,14 @@ def expected_evaluations(heads: int, config: RunConfig) -> Range | None:
     return Range(*values)
 
 
-def search_seconds(work: float, examples: int, workers: int) -> float:
+def search_seconds(work: float, evaluations: float, examples: int, workers: int) -> float:
     """Return how long a search takes.
 
     Args:
         work: seconds that one worker computes in all.
+        evaluations: that are thought up by proposing.
         examples: of the search split.
         workers: like that one.
     """
     alone = ALONE + ALONE_PER_EXAMPLE * examples + ALONE_EXAMPLES * work / examples
-    return work / workers + alone
+    return work / workers + alone + evaluations * (PROPOSING + PROPOSING_PER_EXAMPLE * examples)

@@ -111,7 +111,7 @@ def _times(
     def seconds(count: float, workers: int) -> float:
         # Gradients come early: a search that ends early has measured most of them.
         work = count * speed.evaluation + task.shape.total / HEADS_PER_GRADIENT * speed.gradient
-        searching = search_seconds(work, task.data.examples, workers)
+        searching = search_seconds(work, count, task.data.examples, workers)
         limit = config.time_limit
         return (searching if limit is None else min(searching, limit)) + plain
 

@@ -75,6 +75,5 @@ def test_a_head_counts_from_the_point_from_which_on_it_stays_removed() -> None:
         {"heads_removed": 1, "removed": [[0, 1]]},
         {"heads_removed": 4, "removed": [[0, 0], [0, 1], [1, 0], [1, 1]]},  # beyond the budget
     ]
-    result = {"best": points[0], "operating_points": points}
     # Head 1 goes at 1, is put back at 2, and goes again at 3.
-    assert removal_order(result, SHAPE) == {0: 2, 1: 3, 2: 3}
+    assert removal_order(points[0], points, SHAPE) == {0: 2, 1: 3, 2: 3}

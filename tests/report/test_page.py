@@ -125,11 +125,44 @@ def test_markdown_has_its_figures_beside_it(small: dict[str, Any], tmp_path: Pat
     assert len(named) == 4
 
 
+def test_the_certified_mask_is_drawn_where_it_has_other_heads(
+    small: dict[str, Any], tmp_path: Path
+) -> None:
+    result = small["result"]
+    removed = result["best"]["removed"]
+
+    def certified(pairs: list[list[int]]) -> dict[str, Any]:
+        point = {"removed": pairs, "heads_removed": len(pairs), "metric": 0.8, "correct": 80}
+        point |= {"worse": 3, "better": 2, "p_value": 0.01, "passed": True}
+        population = {
+            "offered": True,
+            "confidence": 0.95,
+            "max_drop": 0.05,
+            "examples": 100,
+            "repeated_texts": 0,
+            "assumption": "they are draws",
+            "baseline": {"metric": 0.81, "correct": 81},
+            "tried": [point],
+            "certified": point,
+        }
+        certificate = {**result["certificate"], "population": population}
+        return {**small, "result": {**result, "certificate": certificate}}
+
+    same = Page(written(certified(removed), tmp_path / "same.html"))
+    other = Page(written(certified(removed[:1]), tmp_path / "other.html"))
+    assert (same.count["svg"], other.count["svg"]) == (4, 5)
+    assert "certify split" in " ".join(other.words)
+
+
 def test_latency_is_shown_where_it_was_measured(small: dict[str, Any], tmp_path: Path) -> None:
-    latency = {"batch": 32, "rows": [{"what": "full", "milliseconds": 12.5}]}
+    rows = [{"what": "full", "milliseconds": 12.5}]
+    latency = {"batch": 32, "machine": {"cores": 2}, "rows": rows}
     page = Page(written({**small, "latency": latency}, tmp_path / "report.html"))
     text = " ".join(page.words)
-    assert all(part in text for part in ("Measured latency", "batch", "milliseconds", "12.5"))
+    assert all(
+        part in text
+        for part in ("Measured latency", "batch", "machine: cores", "milliseconds", "12.5")
+    )
 
 
 def test_a_large_run_stays_below_5_mb(tmp_path: Path) -> None:

@@ -120,7 +120,9 @@ def test_the_time_agrees_with_the_simulated_clusters() -> None:
     file = Path(__file__).parents[2] / "benchmarks" / "results" / "scaling_simulated.json"
     rows = [row for row in json.loads(file.read_text())["rows"] if row["useful"]]
     off = [
-        search_seconds(row["ideal"], row["examples"], row["gpus"]) / row["seconds"] for row in rows
+        # These searches had no proposals.
+        search_seconds(row["ideal"], 0, row["examples"], row["gpus"]) / row["seconds"]
+        for row in rows
     ]
     assert len(off) > 30
     assert min(off) > 0.8
