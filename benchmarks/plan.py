@@ -38,8 +38,9 @@ def compare(config: RunConfig, out: Path) -> dict[str, Any]:
     with Progress(Console(stderr=True)) as progress:
         result = start(config, out, progress).result
         replayed = resume(RunFolder.open(out), {}, progress).result
+    asked = config.to_json().items()
     return {
-        "asked": {k: v for k, v in config.to_json().items() if v != getattr(RunConfig, k, ...)},
+        "asked": {k: v for k, v in asked if v != getattr(RunConfig, k, v)},  # but model and data
         "heads": plan["heads"],
         "examples": plan["examples"],
         "probe": plan["probe"],

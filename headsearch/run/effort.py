@@ -16,9 +16,9 @@ the efficiencies in `benchmarks/results/scaling_simulated.json`, of 8 to 1,024 G
 since a step ends with the last of its pieces. It agrees with two real workers, which get .93 to
 1.01 of what the machine gives two independent processes (`benchmarks/results/scaling_real.json`).
 These searches had no proposals yet. Thinking them up takes the driver some .2 seconds for each
-evaluation, and .2 milliseconds more for each example: about what replays of searches of 72 heads
-from their memos take (`benchmarks/results/plan.json`). Their rounds are small pieces of work, too:
-of many workers expect less.
+evaluation, and .2 milliseconds more for each example: replays of two searches of 72 heads, from
+their memos and checks included, took .14 and .27 seconds (`benchmarks/results/plan.json`). Their
+rounds are small pieces of work, too: of many workers expect less.
 """
 
 from __future__ import annotations
