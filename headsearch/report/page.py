@@ -62,11 +62,7 @@ def write_report(
     best, certified = result["best"], _certified(result)
     drawn = {
         "heads": _removal_map(result, best, shape),
-<<<<<<< HEAD
-        "certified": None if certified is None else _removal_map(result, certified, shape),
-=======
         "certified": _removal_map(result, certified, shape) if certified else None,
->>>>>>> keyboard
         "effects": figures.effect_map(shape, effects) if effects else None,
         "metric": figures.metric_curve(
             result, points, bands, history.cloud(states.values()), tried
