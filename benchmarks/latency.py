@@ -28,7 +28,7 @@ from headsearch.model.narrow import narrowed
 from headsearch.run.latency import latency
 
 SHARES = (0.5, 0.7)
-BATCHES, TOKENS, REPEATS = (1, 32), (32, 128), 15
+BATCHES, TOKENS, REPEATS = (1, 32), (32, 128), 7
 
 
 def base_shape(tokenizer: Any, folder: Path) -> Path:

@@ -106,7 +106,7 @@ def test_an_exhaustive_search_finds_what_saves_most(seed: int) -> None:
 
 def test_what_saves_most_need_not_have_most_heads_removed() -> None:
     fewer = 0
-    for seed in range(3):
+    for seed in (3, 4):
         by_time, by_count = (
             run(weighed(seed, w), patience=None) for w in (UNEVEN, Weight.each(SHAPE))
         )
