@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from torch import nn
 
+from headsearch.callbacks.base import Callbacks
 from headsearch.errors import InputError
 from headsearch.heads import HeadSet
 from headsearch.memo.memory import MemoryStore
@@ -113,6 +114,7 @@ def search(
     certify_dataset: Any = None,
     memo: str | Path | None = None,
     progress: bool = False,
+    callbacks: Iterable[object] = (),
     **options: Any,
 ) -> SearchResult:
     """Remove as many attention heads as possible while the metric stays within the budget.
@@ -133,6 +135,7 @@ def search(
             `confidence`; or the option `certify_fraction` takes a part of `dataset` for it.
         memo: a file that keeps all scores for later searches; None keeps them in memory only.
         progress: show progress on stderr.
+        callbacks: are told how the search goes, and decide nothing; see `headsearch.callbacks`.
         **options: any other option of `headsearch run` by its Python name: `metric`,
             `weight` ("heads", "parameters" or "latency": what is to be saved), `max_examples`,
             `engine` ("inline" here unless said otherwise), `workers`, `shards`,
@@ -140,7 +143,9 @@ def search(
 
     Raises:
         HeadsearchError: an argument, the data or the model can't be used; one clear line.
+        Exception: whatever a callback raises.
     """
+    listeners = Callbacks(callbacks)
     if "certify_data" in options:
         raise InputError("`certify_data` names a file; pass rows as `certify_dataset`")
     options = {"engine": "inline", **options}
@@ -188,19 +193,32 @@ def search(
             store = engines.open_memo(workers, Path(memo), task.fingerprint)
         try:
             with Progress(Console(stderr=True), quiet=not progress) as watcher:
-                outcome = run_search(task, config, workers, store, saves=saves, watcher=watcher)
+                outcome = run_search(
+                    task,
+                    config,
+                    workers,
+                    store,
+                    saves=saves,
+                    watcher=watcher,
+                    on_step=lambda step: listeners.tell("on_expansion", step),
+                    on_incumbent=lambda point: listeners.tell(
+                        "on_incumbent", OperatingPoint.from_json(point)
+                    ),
+                )
         finally:
             store.close()
     finally:
         workers.close()
     result = outcome.result
-    return SearchResult(
+    found = SearchResult(
         best=OperatingPoint.from_json(result["best"]),
         operating_points=tuple(map(OperatingPoint.from_json, result["operating_points"])),
         mask=outcome.mask,
         certified_mask=outcome.certified_mask,
         details=result,
     )
+    listeners.tell("on_end", found)
+    return found
 
 
 def prune(

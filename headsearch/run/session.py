@@ -75,6 +75,7 @@ def run_search(
     saves: Weight,
     watcher: Watcher,
     on_step: Callable[[dict[str, Any]], None] = lambda step: None,
+    on_incumbent: Callable[[dict[str, Any]], None] = lambda point: None,
     settings: Settings | None = None,
 ) -> Outcome:
     """Search, verify the best state by the plain path, certify if that is asked, and report.
@@ -87,6 +88,7 @@ def run_search(
         saves: what removing heads saves.
         watcher: told of progress.
         on_step: given each committed step, for the transcript.
+        on_incumbent: given each state that is better than all before it, as in `result.json`.
         settings: how to search, in place of what the configuration says.
     """
     started = time.monotonic()
@@ -140,6 +142,7 @@ def run_search(
         settings or settings_of(config),
         on_step=step,
         should_stop=should_stop,
+        on_incumbent=lambda node: on_incumbent(_node_json(task, node)),
     )
     shown = -math.inf  # the last figures are shown whenever they come
     counted(dispatcher.counts)
