@@ -25,7 +25,7 @@ from headsearch.report.summary import result_lines
 from headsearch.run import engines
 from headsearch.run.config import RunConfig
 from headsearch.run.findings import gather
-from headsearch.run.points import within
+from headsearch.run.points import OperatingPoint, within
 from headsearch.run.prepare import about_certify_data, make_task
 from headsearch.run.session import run_search
 from headsearch.run.weighing import weigh
@@ -41,32 +41,6 @@ __all__ = [
     "search",
     "write_report",
 ]
-
-
-@dataclass(frozen=True)
-class OperatingPoint:
-    """One set of removed heads and what it scores on the search split.
-
-    Attributes:
-        removed: (layer, head) pairs.
-        heads_removed: how many they are.
-        saved: what removing them saves, in the unit of the search's weight.
-        metric, loss: on the search split.
-        correct: right answers, for accuracy.
-    """
-
-    removed: tuple[tuple[int, int], ...]
-    heads_removed: int
-    saved: int
-    metric: float
-    loss: float | None
-    correct: int | None = None
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> OperatingPoint:
-        """Read what `result.json` holds of one."""
-        pairs = tuple((layer, head) for layer, head in values["removed"])
-        return cls(**{**values, "removed": pairs})
 
 
 @dataclass(frozen=True)

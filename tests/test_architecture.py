@@ -33,7 +33,8 @@ ALLOWED: dict[str, set[str]] = {
     "api": {"callbacks", "run", "report", "memo", "model", "task"},
     "demo": {"run", "report", "model"},
     "cli": {"run", "report", "demo", "task"},
-    "__init__": {"api"},
+    "study": {"run", "search", "task"},
+    "__init__": {"api", "study"},
     "__main__": {"cli"},
 }
 # Libraries and the parts that may import them.
@@ -46,7 +47,7 @@ LIBRARIES: dict[str, set[str]] = {
     "onnxscript": {"model"},
     "datasets": {"task"},
     "sqlite3": {"memo"},
-    "numpy": {"task", "model", "scoring", "testing", "search", "engine", "run", "demo"},
+    "numpy": {"task", "model", "scoring", "testing", "search", "engine", "run", "demo", "study"},
     "click": {"cli"},
     "rich": {"report", "cli", "api", "demo"},
     "jinja2": {"report"},

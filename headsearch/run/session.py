@@ -19,6 +19,7 @@ from headsearch.run import source
 from headsearch.run.certify import population
 from headsearch.run.config import RunConfig
 from headsearch.run.prepare import Task
+from headsearch.run.settings import settings_of
 from headsearch.run.verify import first_verified, plain_score, stricter
 from headsearch.search.astar import Result, Settings, search
 from headsearch.search.ledger import finite
@@ -163,16 +164,6 @@ def run_search(
         mask(report["best"]),
         found.stopped in BUDGETS,
         mask(certified) if certified else None,
-    )
-
-
-def settings_of(config: RunConfig) -> Settings:
-    """Return the search settings that a configuration asks for."""
-    return Settings(
-        patience=config.patience or None,
-        bound_evaluations=config.bound_evaluations,
-        max_evaluations=config.max_evaluations,
-        max_expansions=config.max_expansions,
     )
 
 
