@@ -18,9 +18,11 @@ if TYPE_CHECKING:
         search,
         write_report,
     )
+    from headsearch.study import Study
 
 __all__ = [
     "SearchResult",
+    "Study",
     "__version__",
     "load_pruned",
     "prune",
@@ -33,6 +35,10 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     # Torch and transformers load only when something of the API is used, not with the package.
+    if name == "Study":  # needs no torch at all
+        from headsearch.study import Study
+
+        return Study
     if name in __all__:
         from headsearch import api
 

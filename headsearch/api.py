@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from torch import nn
 
+from headsearch.callbacks.base import Callbacks
 from headsearch.errors import InputError
 from headsearch.heads import HeadSet
 from headsearch.memo.memory import MemoryStore
@@ -24,7 +25,7 @@ from headsearch.report.summary import result_lines
 from headsearch.run import engines
 from headsearch.run.config import RunConfig
 from headsearch.run.findings import gather
-from headsearch.run.points import within
+from headsearch.run.points import OperatingPoint, within
 from headsearch.run.prepare import about_certify_data, make_task
 from headsearch.run.session import run_search
 from headsearch.run.weighing import weigh
@@ -40,32 +41,6 @@ __all__ = [
     "search",
     "write_report",
 ]
-
-
-@dataclass(frozen=True)
-class OperatingPoint:
-    """One set of removed heads and what it scores on the search split.
-
-    Attributes:
-        removed: (layer, head) pairs.
-        heads_removed: how many they are.
-        saved: what removing them saves, in the unit of the search's weight.
-        metric, loss: on the search split.
-        correct: right answers, for accuracy.
-    """
-
-    removed: tuple[tuple[int, int], ...]
-    heads_removed: int
-    saved: int
-    metric: float
-    loss: float | None
-    correct: int | None = None
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> OperatingPoint:
-        """Read what `result.json` holds of one."""
-        pairs = tuple((layer, head) for layer, head in values["removed"])
-        return cls(**{**values, "removed": pairs})
 
 
 @dataclass(frozen=True)
@@ -113,6 +88,7 @@ def search(
     certify_dataset: Any = None,
     memo: str | Path | None = None,
     progress: bool = False,
+    callbacks: Iterable[object] = (),
     **options: Any,
 ) -> SearchResult:
     """Remove as many attention heads as possible while the metric stays within the budget.
@@ -133,6 +109,7 @@ def search(
             `confidence`; or the option `certify_fraction` takes a part of `dataset` for it.
         memo: a file that keeps all scores for later searches; None keeps them in memory only.
         progress: show progress on stderr.
+        callbacks: are told how the search goes, and decide nothing; see `headsearch.callbacks`.
         **options: any other option of `headsearch run` by its Python name: `metric`,
             `weight` ("heads", "parameters" or "latency": what is to be saved), `max_examples`,
             `engine` ("inline" here unless said otherwise), `workers`, `shards`,
@@ -140,7 +117,9 @@ def search(
 
     Raises:
         HeadsearchError: an argument, the data or the model can't be used; one clear line.
+        Exception: whatever a callback raises.
     """
+    listeners = Callbacks(callbacks)
     if "certify_data" in options:
         raise InputError("`certify_data` names a file; pass rows as `certify_dataset`")
     options = {"engine": "inline", **options}
@@ -188,19 +167,32 @@ def search(
             store = engines.open_memo(workers, Path(memo), task.fingerprint)
         try:
             with Progress(Console(stderr=True), quiet=not progress) as watcher:
-                outcome = run_search(task, config, workers, store, saves=saves, watcher=watcher)
+                outcome = run_search(
+                    task,
+                    config,
+                    workers,
+                    store,
+                    saves=saves,
+                    watcher=watcher,
+                    on_step=lambda step: listeners.tell("on_expansion", step),
+                    on_incumbent=lambda point: listeners.tell(
+                        "on_incumbent", OperatingPoint.from_json(point)
+                    ),
+                )
         finally:
             store.close()
     finally:
         workers.close()
     result = outcome.result
-    return SearchResult(
+    found = SearchResult(
         best=OperatingPoint.from_json(result["best"]),
         operating_points=tuple(map(OperatingPoint.from_json, result["operating_points"])),
         mask=outcome.mask,
         certified_mask=outcome.certified_mask,
         details=result,
     )
+    listeners.tell("on_end", found)
+    return found
 
 
 def prune(

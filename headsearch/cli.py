@@ -21,6 +21,7 @@ from headsearch.run.config import (
     RunConfig,
     seconds,
 )
+from headsearch.run.options import read_options
 from headsearch.task.metric import METRICS
 
 INTERRUPTED = 130
@@ -49,7 +50,13 @@ def _options(*decorators: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 # Model, data and metric: what a run is about.
 _asked = _options(
-    click.option("--data", required=True, help="CSV, JSON lines, Parquet, folder or hub name."),
+    click.option(
+        "--config",
+        "config_file",
+        type=click.Path(path_type=Path),
+        help="Options from a RUN/config.json or a JSON object; others given here override it.",
+    ),
+    click.option("--data", help="CSV, JSON lines, Parquet, folder or hub name."),
     click.option("--subset", help="Configuration of a hub data set."),
     click.option("--split", help="Split of a hub data set or a saved folder."),
     click.option("--text-column", help="[text]"),
@@ -99,7 +106,7 @@ def cli() -> None:
 
 
 @cli.command(epilog="Example: headsearch run ./model --data dev.csv --max-drop 0.01")
-@click.argument("model")
+@click.argument("model", required=False, metavar="MODEL")
 @_asked
 @_resumable
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder. [runs/MODEL-N]")
@@ -109,7 +116,7 @@ def cli() -> None:
 @_shown
 def run(out: Path | None, memo: Path | None, quiet: bool, as_json: bool, **options: Any) -> None:
     """Search MODEL, a local folder or a hub name, on labelled validation data."""
-    config = RunConfig(**{k: v for k, v in options.items() if v is not None})
+    config = _config(**options)
     from headsearch.run.command import start  # torch and transformers take seconds to import
 
     folder = out or _next_folder(config.model)
@@ -117,7 +124,7 @@ def run(out: Path | None, memo: Path | None, quiet: bool, as_json: bool, **optio
 
 
 @cli.command(epilog="Example: headsearch plan ./model --data dev.csv --price-per-hour 2.5")
-@click.argument("model")
+@click.argument("model", required=False, metavar="MODEL")
 @_asked
 @_resumable
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder. [runs/MODEL-N]")
@@ -125,7 +132,7 @@ def run(out: Path | None, memo: Path | None, quiet: bool, as_json: bool, **optio
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
 def plan(out: Path | None, price_per_hour: float | None, as_json: bool, **options: Any) -> None:
     """Check all that a run of MODEL needs, probe the speed, and say what the search will cost."""
-    config = RunConfig(**{k: v for k, v in options.items() if v is not None})
+    config = _config(**options)
     from headsearch.report.plan_text import plan_lines
     from headsearch.run.plan import make_plan
 
@@ -264,6 +271,18 @@ def demo(out: Path | None) -> None:
     from headsearch.demo.show import show
 
     show(out or _next_folder("demo"), Console())
+
+
+def _config(config_file: Path | None, **options: Any) -> RunConfig:
+    """Return what is asked: by the command line, then by the file, then by default."""
+    given = {name: value for name, value in options.items() if value is not None}
+    if config_file is not None:
+        given = read_options(config_file) | given
+    context = click.get_current_context()
+    for parameter in context.command.params:
+        if parameter.name in ("model", "data") and given.get(parameter.name) is None:
+            raise click.MissingParameter(ctx=context, param=parameter)
+    return RunConfig.from_json(given)
 
 
 def _search(folder: Path, quiet: bool, as_json: bool, call: Callable[[Any], Any]) -> None:

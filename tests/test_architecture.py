@@ -29,15 +29,17 @@ ALLOWED: dict[str, set[str]] = {
     "engine": {"scoring", "memo", "model", "task", "search"},
     "report": {"search", "task"},
     "run": {"engine", "search", "scoring", "memo", "model", "task"},
-    "api": {"run", "report", "memo", "model", "task"},
+    "callbacks": set(),
+    "api": {"callbacks", "run", "report", "memo", "model", "task"},
     "demo": {"run", "report", "model"},
     "cli": {"run", "report", "demo", "task"},
-    "__init__": {"api"},
+    "study": {"run", "search", "task"},
+    "__init__": {"api", "study"},
     "__main__": {"cli"},
 }
 # Libraries and the parts that may import them.
 LIBRARIES: dict[str, set[str]] = {
-    "torch": {"model", "scoring", "testing", "engine", "run", "api", "demo"},
+    "torch": {"model", "scoring", "testing", "engine", "run", "api", "demo", "callbacks"},
     "transformers": {"model", "testing", "demo"},
     "ray": {"engine"},
     "onnx": {"model"},
@@ -45,11 +47,13 @@ LIBRARIES: dict[str, set[str]] = {
     "onnxscript": {"model"},
     "datasets": {"task"},
     "sqlite3": {"memo"},
-    "numpy": {"task", "model", "scoring", "testing", "search", "engine", "run", "demo"},
+    "numpy": {"task", "model", "scoring", "testing", "search", "engine", "run", "demo", "study"},
     "click": {"cli"},
     "rich": {"report", "cli", "api", "demo"},
     "jinja2": {"report"},
     "matplotlib": {"report"},
+    "mlflow": {"callbacks"},
+    "wandb": {"callbacks"},
 }
 FORBIDDEN_MODULES = {"pickle", "dill", "cloudpickle", "shelve", "marshal"}
 FORBIDDEN_CALLS = {"eval", "exec", "torch.load", "np.load", "numpy.load"}

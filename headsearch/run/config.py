@@ -6,6 +6,8 @@ import dataclasses
 import math
 import re
 from dataclasses import dataclass
+from difflib import get_close_matches
+from numbers import Integral, Real
 from typing import Any
 
 from headsearch.errors import InputError
@@ -19,6 +21,12 @@ EXPORT_FORMATS = ("narrow", "zeroed", "onnx")
 # Metrics that are a mean over examples, of which a paired test can be exact.
 CERTIFIABLE = ("accuracy",)
 NO_TEST = "there is no paired test of {} here that is valid in finite samples"
+# What the values of a field may be, by its annotation.
+TYPES: dict[str, tuple[type, str]] = {
+    "str": (str, "a text"),
+    "int": (Integral, "a whole number"),  # NumPy's too
+    "float": (Real, "a number"),
+}
 
 
 @dataclass(frozen=True)
@@ -26,7 +34,8 @@ class RunConfig:
     """The options of `headsearch run`; see its help for each.
 
     Raises:
-        InputError: a value is out of its range; the text names the option and the rule.
+        InputError: a value is of another type or out of its range; the text names the option and
+            the rule.
     """
 
     model: str
@@ -61,6 +70,7 @@ class RunConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        self._check_types()
         if not 0 <= self.max_drop < 1:  # also False for NaN
             raise InputError(f"`max_drop` must be in [0, 1) but got {self.max_drop}")
         if not 0.5 <= self.confidence < 1:
@@ -103,7 +113,7 @@ class RunConfig:
                 raise InputError(f"`{name}` must be at least {limit} but got {value}")
         for name in ("gpus_per_worker", "time_limit"):
             value = getattr(self, name)
-            if value is not None and not (value >= 0 and math.isfinite(value)):
+            if value is not None and not 0 <= value < math.inf:  # also False for NaN
                 raise InputError(f"`{name}` must not be negative but got {value}")
         if self.engine == "inline" and (self.workers or 1) > 1:
             raise InputError(
@@ -111,6 +121,16 @@ class RunConfig:
             )
         if self.engine == "inline" and self.ray_address is not None:
             raise InputError("`ray_address` needs the engine ray but `engine` is inline")
+
+    def _check_types(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            kind, _, optional = str(field.type).partition(" | ")
+            accepted, rule = TYPES[kind]
+            if value is None and optional:
+                continue
+            if not isinstance(value, accepted) or isinstance(value, bool):
+                raise InputError(f"`{field.name}` must be {rule} but got {value!r}")
 
     @property
     def certifies(self) -> bool:
@@ -126,12 +146,14 @@ class RunConfig:
         """Return the config that `to_json` gave.
 
         Raises:
-            InputError: an option is unknown or missing.
+            InputError: an option is unknown, missing, or of a wrong value.
         """
-        known = {field.name for field in dataclasses.fields(cls)}
+        known = [field.name for field in dataclasses.fields(cls)]
         for name in values:
             if name not in known:
-                raise InputError(f"unknown option {name!r} in a run's configuration")
+                near = get_close_matches(name, known, 1)
+                hint = f"did you mean `{near[0]}`?" if near else f"there are {', '.join(known)}"
+                raise InputError(f"unknown option {name!r} in a run's configuration; {hint}")
         try:
             return cls(**values)
         except TypeError as error:

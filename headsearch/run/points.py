@@ -1,11 +1,38 @@
-"""Picks from the operating points of a finished run."""
+"""Operating points, and picking from those of a finished run."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from headsearch.task.metric import Score, least_allowed
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """One set of removed heads and what it scores on the search split.
+
+    Attributes:
+        removed: (layer, head) pairs.
+        heads_removed: how many they are.
+        saved: what removing them saves, in the unit of the search's weight.
+        metric, loss: on the search split.
+        correct: right answers, for accuracy.
+    """
+
+    removed: tuple[tuple[int, int], ...]
+    heads_removed: int
+    saved: int
+    metric: float
+    loss: float | None
+    correct: int | None = None
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> OperatingPoint:
+        """Read what `result.json` holds of one."""
+        pairs = tuple((layer, head) for layer, head in values["removed"])
+        return cls(**{**values, "removed": pairs})
 
 
 def within(result: Mapping[str, Any], max_drop: float) -> dict[str, Any]:

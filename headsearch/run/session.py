@@ -19,6 +19,7 @@ from headsearch.run import source
 from headsearch.run.certify import population
 from headsearch.run.config import RunConfig
 from headsearch.run.prepare import Task
+from headsearch.run.settings import settings_of
 from headsearch.run.verify import first_verified, plain_score, stricter
 from headsearch.search.astar import Result, Settings, search
 from headsearch.search.ledger import finite
@@ -75,6 +76,7 @@ def run_search(
     saves: Weight,
     watcher: Watcher,
     on_step: Callable[[dict[str, Any]], None] = lambda step: None,
+    on_incumbent: Callable[[dict[str, Any]], None] = lambda point: None,
     settings: Settings | None = None,
 ) -> Outcome:
     """Search, verify the best state by the plain path, certify if that is asked, and report.
@@ -87,6 +89,7 @@ def run_search(
         saves: what removing heads saves.
         watcher: told of progress.
         on_step: given each committed step, for the transcript.
+        on_incumbent: given each state that is better than all before it, as in `result.json`.
         settings: how to search, in place of what the configuration says.
     """
     started = time.monotonic()
@@ -140,6 +143,7 @@ def run_search(
         settings or settings_of(config),
         on_step=step,
         should_stop=should_stop,
+        on_incumbent=lambda node: on_incumbent(_node_json(task, node)),
     )
     shown = -math.inf  # the last figures are shown whenever they come
     counted(dispatcher.counts)
@@ -160,16 +164,6 @@ def run_search(
         mask(report["best"]),
         found.stopped in BUDGETS,
         mask(certified) if certified else None,
-    )
-
-
-def settings_of(config: RunConfig) -> Settings:
-    """Return the search settings that a configuration asks for."""
-    return Settings(
-        patience=config.patience or None,
-        bound_evaluations=config.bound_evaluations,
-        max_evaluations=config.max_evaluations,
-        max_expansions=config.max_expansions,
     )
 
 

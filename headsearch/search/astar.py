@@ -133,6 +133,7 @@ def search(
     *,
     on_step: Callable[[dict[str, Any]], None] = lambda step: None,
     should_stop: Callable[[], str | None] = lambda: None,
+    on_incumbent: Callable[[Node], None] = lambda node: None,
 ) -> Result:
     """Search until a budget ends or the frontier is exhausted.
 
@@ -142,9 +143,11 @@ def search(
         settings: how to search.
         on_step: called with each committed step, a dict of JSON values without times.
         should_stop: asked before each step; a text ends the search and says why.
+        on_incumbent: called with each state that is better than all before it, as soon as all that
+            was asked together is answered; not with the full model.
     """
     settings = settings or Settings()
-    ledger = Ledger(problem, oracle, settings.max_evaluations, on_step, should_stop)
+    ledger = Ledger(problem, oracle, settings.max_evaluations, on_step, should_stop, on_incumbent)
     return _Search(ledger, settings).run()
 
 

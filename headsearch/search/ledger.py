@@ -39,6 +39,7 @@ class Ledger:
         max_evaluations: budget over what is committed; None: no limit.
         on_step: called with each committed step, a dict of JSON values without times.
         should_stop: asked before each step; a text ends the search and says why.
+        on_incumbent: called with `best` where answers made it another one.
         baseline: the full model.
         threshold: the least metric that is allowed.
         best: the feasible state that saves most (ties: lower loss, smaller bitset).
@@ -56,6 +57,7 @@ class Ledger:
     max_evaluations: int | None
     on_step: Callable[[dict[str, Any]], None]
     should_stop: Callable[[], str | None]
+    on_incumbent: Callable[[Node], None] = lambda node: None
     known: dict[HeadSet, Node] = field(default_factory=dict)
     memo_hits: int = 0
     measured: set[HeadSet] = field(default_factory=set)
@@ -145,12 +147,14 @@ class Ledger:
             scores[state] = self._score_of(outputs)
 
         answers = self.oracle.ask(asks, ahead if not dropped else tuple, ready) if asks else []
-        nodes = []
+        nodes, before = [], self.best
         for ask, answer in zip(asks, answers, strict=True):
             for state, outputs in zip(ask.states, answer, strict=True):
                 nodes.append(self._take(state, outputs, scores.get(state)))
                 if ask.order is not None and not nodes[-1].whole:
                     self.examples[state] = np.sort(ask.order.examples[: len(outputs)])
+        if self.best is not before:
+            self.on_incumbent(self.best)
         if dropped:
             self.commit("last", self.known[wanted[0][0]], 0, nodes)
             raise Stop("evaluation budget spent")
