@@ -21,6 +21,7 @@ from headsearch.model.onnx import OnnxSession, export_onnx
 from headsearch.model.samples import largest_difference, logits_of, random_inputs, sample_inputs
 from headsearch.model.zeroed import zeroed
 from tests.tiny import SPECS, tiny_model
+from tests.tiny_families import case
 
 # A head, two heads, a whole layer.
 REMOVED = HeadSet.of([0, 5, 6, 8, 9, 10, 11])
@@ -61,6 +62,16 @@ def test_onnx_runs_for_any_batch_and_length(family: str, tmp_path: Path) -> None
         np.testing.assert_allclose(session(inputs), expected, rtol=0, atol=1e-5)
     with pytest.raises(ModelError, match="ONNX Runtime could not run the model"):
         session(random_inputs(model.config, 1, 99))
+
+
+@pytest.mark.parametrize("family", ["ViT", "DeiT"])
+def test_onnx_of_image_models_without_a_layers_heads(family: str, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    model = narrowed(case(family)[0], HeadSet.of([1, 4, 5, 6, 7]))  # one head, and a whole layer
+    assert export_onnx(model, ["pixel_values"], tmp_path) < 1e-5
+    inputs = random_inputs(model.config, 3, 1)
+    expected = logits_of(model, inputs)
+    np.testing.assert_allclose(OnnxSession(tmp_path)(inputs), expected, rtol=0, atol=1e-5)
 
 
 def test_onnx_that_differs_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
+from transformers.models.deit.modeling_deit import DeiTAttention
 from transformers.models.opt.modeling_opt import OPTAttention
+from transformers.models.vit.modeling_vit import ViTAttention
 
 from headsearch.model.families.base import STOCK_FORWARD, HeadLayer, OutputProjection
 from headsearch.model.families.headless import Headless, make_headless
@@ -17,6 +19,14 @@ from headsearch.model.families.slicing import head_rows, modules_at, take_inputs
 # To mypy the base class is Any: it is set not to look into transformers.
 class HeadlessOptAttention(Headless, OPTAttention):  # type: ignore[misc]  # untyped base
     """OPT's attention without heads."""
+
+
+class HeadlessViTAttention(Headless, ViTAttention):  # type: ignore[misc]  # untyped base
+    """ViT's attention without heads, which ONNX Runtime does not load."""
+
+
+class HeadlessDeiTAttention(Headless, DeiTAttention):  # type: ignore[misc]  # untyped base
+    """DeiT's attention without heads, likewise."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +41,8 @@ class SeparateFamily:
         head_size: name of the features of one head.
         heads: name of the number of heads.
         without: a path that a model of this family does not have.
-        headless: what takes the place of a stock module that fails without heads, if it does.
+        headless: what takes the place of a stock module that fails without heads, if it does, here
+            or in ONNX Runtime.
     """
 
     name: str
@@ -102,6 +113,7 @@ VIT = SeparateFamily(
     output="o_proj",
     head_size="head_dim",
     heads="num_attention_heads",
+    headless=HeadlessViTAttention,
     note="reads `pixel_values`",
 )
 DEIT = SeparateFamily(
@@ -111,6 +123,7 @@ DEIT = SeparateFamily(
     output="o_proj",
     head_size="head_dim",
     heads="num_attention_heads",
+    headless=HeadlessDeiTAttention,
     note="reads `pixel_values`",
 )
 BART = SeparateFamily(
