@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from headsearch.heads import HeadMap
@@ -76,7 +77,7 @@ def card(exported: dict[str, Any]) -> str:
         f"# Without {point['heads_removed']} of {result['heads']} attention heads",
         "",
         f"{exported['asked']['model']}, from which headsearch {result['headsearch']} removed "
-        f"attention heads: {_parameters(exported)}.",
+        f"attention heads: {_size(exported)}.",
         "",
         "```",
         head_picture(*HeadMap.from_mask(exported["mask"])),
@@ -132,7 +133,7 @@ def export_lines(exported: dict[str, Any]) -> list[str]:
     """Return what a person should read after an export."""
     return [
         f"Removed {exported['point']['heads_removed']} of {exported['result']['heads']} heads: "
-        f"{_parameters(exported)}.",
+        f"{_size(exported)}.",
         *claim_lines(exported),
         f"{exported['format']} model in {exported['folder']}",
     ]
@@ -142,9 +143,17 @@ def _apart(exported: dict[str, Any]) -> str:
     return f"within {exported['apart']:.1e} of" if exported["apart"] else "exactly"
 
 
-def _parameters(exported: dict[str, Any]) -> str:
-    now, before = exported["parameters"]
-    return f"{now:,} parameters" if now == before else f"{now:,} parameters of {before:,}"
+def _size(exported: dict[str, Any]) -> str:
+    """Say how large the model is, and how large it was."""
+    return (
+        f"{_of(exported['parameters'], 'parameters')}, "
+        f"{_of(exported['multiply_adds'], 'multiply-adds')} for {exported['example']}"
+    )
+
+
+def _of(sizes: Sequence[int], what: str) -> str:
+    now, before = sizes
+    return f"{now:,} {what}" if now == before else f"{now:,} {what} of {before:,}"
 
 
 def _population(exported: dict[str, Any]) -> list[str]:

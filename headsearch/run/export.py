@@ -17,7 +17,7 @@ from headsearch.errors import InputError, ModelError, RunFolderError
 from headsearch.heads import HeadMap, HeadSet
 from headsearch.model.bundle import bundle
 from headsearch.model.checkpoint import load_model, load_pruned, write_pruned
-from headsearch.model.families import head_map
+from headsearch.model.families import head_map, reads_images
 from headsearch.model.gate import removed_heads
 from headsearch.model.narrow import RECORD, narrowed
 from headsearch.model.onnx import NEEDED, export_onnx, require_onnx
@@ -28,6 +28,7 @@ from headsearch.model.samples import (
     longest,
     sample_inputs,
 )
+from headsearch.model.size import size_of
 from headsearch.model.staging import check_free, staged
 from headsearch.model.stock import auto_class, stock_class
 from headsearch.model.zeroed import zeroed
@@ -38,6 +39,8 @@ from headsearch.run.session import environment
 CARD = "README.md"
 # How far the exported model may be from the gated original, see `samples.largest_difference`.
 TOLERANCE = 1e-4
+# Multiply-adds are counted of an example of so many tokens, or of as many as the model can read.
+SIZED_TOKENS = 128
 
 
 def export(
@@ -58,9 +61,9 @@ def export(
 
     Returns:
         JSON values: `format`, `folder`, the `loader` of transformers for it, the operating `point`,
-        how far it is `apart` from the gated original, its and the original's `parameters`,
-        `versions`, `commands`, the run's `result`, the exported heads as a `mask`, and what the run
-        `asked`.
+        how far it is `apart` from the gated original, its and the original's `parameters` and
+        `multiply_adds` for an `example`, `versions`, `commands`, the run's `result`, the exported
+        heads as a `mask`, and what the run `asked`.
 
     Raises:
         HeadsearchError: the run is not done, has no such operating point or is not of this model,
@@ -88,13 +91,17 @@ def export(
         else:
             write_pruned(made, place, tokenizer)
             made = load_pruned(place)  # what is on disk is what is compared
+        tokens = longest(model, SIZED_TOKENS)
+        sizes = [size_of(each, tokens) for each in (made, model)]
         exported = {
             "format": kind,
             "folder": str(out),
             "loader": auto_class(stock_class(type(model))),
             "point": point,
             "apart": max(apart, _apart(model, removed, made)),
-            "parameters": [sum(p.numel() for p in each.parameters()) for each in (made, model)],
+            "parameters": [size.parameters for size in sizes],
+            "multiply_adds": [size.multiply_adds for size in sizes],
+            "example": "an image" if reads_images(model) else f"{tokens} tokens",
             "versions": _versions(kind),
             "commands": _commands(config, folder, out, kind, heads),
             "result": result,

@@ -48,6 +48,8 @@ def exported(
         "point": point(heads, correct),
         "apart": 2.2e-7,
         "parameters": [900, 1000],
+        "multiply_adds": [5000, 7000],
+        "example": "128 tokens",
         "versions": {"headsearch": "9.9"},
         "commands": ["headsearch run m --data d.csv"],
         "mask": SHAPE.to_mask(heads),
@@ -82,7 +84,8 @@ def test_other_points_and_unverified_ones_say_so() -> None:
         assert "BELOW" not in text
     text = "\n".join(export_lines(exported(BOLD, 78)))
     assert "This operating point is BELOW what was asked." in text
-    assert "Removed 4 of 6 heads: 900 parameters of 1,000." in text
+    assert "Removed 4 of 6 heads: 900 parameters of 1,000, " in text
+    assert "5,000 multiply-adds of 7,000 for 128 tokens." in text
 
 
 def test_a_certificate_is_claimed_for_its_own_heads_only() -> None:
