@@ -13,9 +13,9 @@ from pathlib import Path
 
 sys.modules["headsearch"] = None  # type: ignore[assignment]  # so that importing it fails
 
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-import transformers  # noqa: E402
+import numpy as np  # noqa: E402  # after that
+import torch  # noqa: E402  # after that
+import transformers  # noqa: E402  # after that
 
 for folder in sys.argv[1:]:
     (loader,) = json.loads((Path(folder) / "config.json").read_text())["auto_map"]

@@ -57,7 +57,7 @@ def _styled(draw: Callable[_Arguments, Figure]) -> Callable[_Arguments, Figure]:
 def require_matplotlib() -> None:
     """Raise InputError, which says what to install, unless there is matplotlib."""
     try:
-        import matplotlib  # noqa: F401
+        import matplotlib  # noqa: F401  # only whether it is there
     except ImportError:
         raise InputError(
             "a report needs matplotlib, which is not installed: pip install 'headsearch[report]'"

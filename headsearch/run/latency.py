@@ -16,6 +16,7 @@ from headsearch.model.checkpoint import WEIGHTS, load_config, load_model
 from headsearch.model.families import max_tokens
 from headsearch.model.latency import compare, peak_memory, threads
 from headsearch.model.onnx import FILE, OnnxSession, export_onnx, require_onnx
+from headsearch.model.parameters import parameters
 from headsearch.model.samples import input_names, random_inputs, sample_inputs
 from headsearch.run.session import environment
 
@@ -133,8 +134,7 @@ def _load(name: str, device: str, thread_count: int | None) -> _Contender:
         inputs = {n: t.to(device) for n, t in sample_inputs(model, batch, tokens).items()}
         return lambda: model(**inputs)
 
-    parameters = sum(p.numel() for p in model.parameters())
-    return _Contender(name, parameters, max_tokens(model), prepare)
+    return _Contender(name, parameters(model), max_tokens(model), prepare)
 
 
 def _converted(name: str, folder: Path, thread_count: int | None) -> _Contender:

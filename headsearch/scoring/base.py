@@ -13,7 +13,7 @@ from torch import Tensor
 from headsearch.heads import HeadMap, HeadSet
 from headsearch.scoring.cache import ParentCache
 from headsearch.scoring.item import GRADIENTS, OUTPUTS, WorkItem
-from headsearch.task.batches import Span
+from headsearch.task.batches import Batch, Span
 
 DEFAULT_CACHE_BYTES = 512 << 20
 # Activations that one backward pass may hold.
@@ -32,6 +32,7 @@ class Scorer(ABC):
 
     shape: HeadMap
     cache: ParentCache
+    _batches: list[Batch]
 
     @property
     @abstractmethod
@@ -53,7 +54,6 @@ class Scorer(ABC):
             EngineError: single examples were asked for, but they would depend on each other.
         """
 
-    @abstractmethod
     def gradients(self, state: HeadSet, span: Span) -> np.ndarray:
         """Return d outputs / d gates at a state, (rows, classes, heads) float32.
 
@@ -62,6 +62,20 @@ class Scorer(ABC):
         over classes is taken out, and classes - 1 backward passes serve all heads. Where an example
         has several rows, it takes as many times that.
         """
+        parts = []
+        for batch in self._batches[span.first : span.stop]:
+            step = self._examples_of_backward(batch)
+            for start in range(0, batch.examples, step):
+                parts.append(self._gradients_of(state, batch.part(start, start + step)))
+        return np.concatenate(parts)
+
+    @abstractmethod
+    def _gradients_of(self, state: HeadSet, batch: Batch) -> np.ndarray:
+        """Return the gradients of one backward pass's examples; see `gradients`."""
+
+    @abstractmethod
+    def _examples_of_backward(self, batch: Batch) -> int:
+        """How many examples one backward pass may take within `BACKWARD_BYTES`."""
 
     def run(self, item: WorkItem, where: Span | np.ndarray) -> np.ndarray:
         """Compute a work item; a leading axis runs over `item.states`.

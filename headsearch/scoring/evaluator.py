@@ -153,15 +153,6 @@ class Evaluator(Scorer):
             parts.append(torch.stack([row for row in logits if row is not None]).cpu())
         return torch.cat(parts, dim=1).numpy()
 
-    def gradients(self, state: HeadSet, span: Span) -> np.ndarray:
-        """Return d logits / d gates at a state; see `Scorer.gradients`."""
-        parts = []
-        for batch in self._batches[span.first : span.stop]:
-            step = self._rows_of_backward(batch)
-            for start in range(0, batch.examples, step):
-                parts.append(self._gradients_of(state, batch, slice(start, start + step)))
-        return np.concatenate(parts)
-
     # The parent
 
     def _walk(self, parent: HeadSet, part: Part, last: int) -> Iterator[tuple[int, LayerState]]:
@@ -332,15 +323,14 @@ class Evaluator(Scorer):
 
     # Gradients
 
-    def _rows_of_backward(self, batch: Batch) -> int:
+    def _examples_of_backward(self, batch: Batch) -> int:
         """How many examples one backward pass may take within `BACKWARD_BYTES`."""
         per_token = backward_bytes(self._model.config, self.shape.layers)
         return int(max(1, BACKWARD_BYTES // (per_token * batch.tokens)))
 
-    def _gradients_of(self, state: HeadSet, batch: Batch, rows: slice) -> np.ndarray:
-        part = Batch({name: array[rows] for name, array in batch.arrays.items()})
-        packing = Packing(part, self._device)
-        hidden = self._embed(part, packing)
+    def _gradients_of(self, state: HeadSet, batch: Batch) -> np.ndarray:
+        packing = Packing(batch, self._device)
+        hidden = self._embed(batch, packing)
         gates = []
         # On a GPU only this attention's backward pass gives the same bits each time.
         exact = sdpa_kernel(SDPBackend.MATH) if self._device.type == "cuda" else nullcontext()
@@ -348,7 +338,7 @@ class Evaluator(Scorer):
             for layer in range(self.shape.layers):
                 heads = self.shape.kept(state, layer)
                 context = self._attend(layer, hidden, heads, packing)
-                gate = context.new_ones(part.examples, len(heads)).requires_grad_()
+                gate = context.new_ones(batch.examples, len(heads)).requires_grad_()
                 gates.append(gate)
                 if self._is_last(layer):
                     context, hidden = context[:, list(heads)], hidden[packing.first]
@@ -358,11 +348,11 @@ class Evaluator(Scorer):
                 fused = self._layers[layer]
                 projected = fused.project(context * gate_of_row[:, :, None], heads)
                 hidden = fused.finish(projected, hidden)
-            logits = self._family.classify(self._model, hidden[:, None])[: part.examples]
+            logits = self._family.classify(self._model, hidden[:, None])[: batch.examples]
             rows_of = read(self._readout, logits, {})
             used = {layer: gate for layer, gate in enumerate(gates) if gate.shape[1]}
             kept = [self.shape.kept(state, layer) for layer in range(self.shape.layers)]
-            of_rows = self._readout.examples_of_rows(part.examples)
+            of_rows = self._readout.examples_of_rows(batch.examples)
             return slopes(rows_of, used, self.shape, kept, of_rows)
 
 

@@ -112,15 +112,6 @@ class StockEvaluator(Scorer):
             parts.append(torch.stack(rows).cpu())
         return torch.cat(parts, dim=1).numpy()
 
-    def gradients(self, state: HeadSet, span: Span) -> np.ndarray:
-        """Return d logits / d gates at a state; see `Scorer.gradients`."""
-        parts = []
-        for batch in self._batches[span.first : span.stop]:
-            step = self._examples_of_backward(batch)
-            for start in range(0, batch.examples, step):
-                parts.append(self._gradients_of(state, batch.part(start, start + step)))
-        return np.concatenate(parts)
-
     def _gradients_of(self, state: HeadSet, batch: Batch) -> np.ndarray:
         # Gates of its own for each example, so that one backward pass tells their slopes apart.
         values = [

@@ -46,7 +46,7 @@ def told() -> Told:
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of TensorBoard's own packages
 def test_tensorboard_holds_the_curves_and_the_result(told: Told, tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard")
+    pytest.importorskip("tensorboard", reason="tensorboard is an optional extra")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     play(told, TensorBoard(tmp_path))
@@ -65,7 +65,7 @@ def test_tensorboard_holds_the_curves_and_the_result(told: Told, tmp_path: Path)
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_tensorboard_keeps_what_was_told_before_an_error(told: Told, tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard")
+    pytest.importorskip("tensorboard", reason="tensorboard is an optional extra")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     callback = TensorBoard(tmp_path / "logs")
@@ -80,7 +80,7 @@ def test_tensorboard_keeps_what_was_told_before_an_error(told: Told, tmp_path: P
 def test_mlflow_holds_the_curves_and_the_result(
     told: Told, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, active: bool
 ) -> None:
-    mlflow = pytest.importorskip("mlflow")
+    mlflow = pytest.importorskip("mlflow", reason="mlflow is an optional extra")
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # or a database would be needed
     mlflow.set_tracking_uri((tmp_path / "runs").as_uri())
     if active:

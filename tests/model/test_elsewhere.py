@@ -50,7 +50,7 @@ def test_zeroed_of_a_narrow_model_is_refused() -> None:
 
 @pytest.mark.parametrize("family", ["BERT", "MPNet"])
 def test_onnx_runs_for_any_batch_and_length(family: str, tmp_path: Path) -> None:
-    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxruntime", reason="onnxruntime is an optional extra")
     whole, names = tiny_model(family, num_hidden_layers=2), ["input_ids", "attention_mask"]
     model = narrowed(whole, HeadSet.of([0, 4, 5, 6, 7]))  # one head, and a whole layer
     assert export_onnx(model, names, tmp_path) < 1e-5
@@ -66,7 +66,7 @@ def test_onnx_runs_for_any_batch_and_length(family: str, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("family", ["ViT", "DeiT"])
 def test_onnx_of_image_models_without_a_layers_heads(family: str, tmp_path: Path) -> None:
-    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxruntime", reason="onnxruntime is an optional extra")
     model = narrowed(case(family)[0], HeadSet.of([1, 4, 5, 6, 7]))  # one head, and a whole layer
     assert export_onnx(model, ["pixel_values"], tmp_path) < 1e-5
     inputs = random_inputs(model.config, 3, 1)
@@ -96,7 +96,7 @@ def test_onnx_that_differs_is_an_error(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_a_broken_onnx_file_is_one_clear_error(tmp_path: Path) -> None:
-    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxruntime", reason="onnxruntime is an optional extra")
     (tmp_path / "model.onnx").write_bytes(b"nothing of the kind")
     with pytest.raises(ModelError, match=r"could not load .*model\.onnx in ONNX Runtime"):
         OnnxSession(tmp_path)

@@ -143,7 +143,7 @@ def test_another_operating_point_by_its_number_of_heads(
 
 
 def test_onnx_of_a_run(run: Path, assets: Any, tmp_path: Path, headsearch: Any) -> None:
-    runtime = pytest.importorskip("onnxruntime")
+    runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is an optional extra")
     out = tmp_path / "onnx"
     done = headsearch("export", run, "--format", "onnx", "--out", out)
     assert (done.code, done.err) == (0, "")

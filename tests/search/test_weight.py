@@ -29,7 +29,7 @@ def slow_weight(weight: Weight, state: HeadSet) -> int:
 
 
 def weighed(seed: int, weight: Weight = UNEVEN, **settings: object) -> Lattice:
-    lattice = Lattice(SHAPE.heads_per_layer, seed=seed, **settings)  # type: ignore[arg-type]
+    lattice = Lattice(SHAPE.heads_per_layer, seed=seed, **settings)  # type: ignore[arg-type]  # by name
     lattice.problem = dataclasses.replace(lattice.problem, saves=weight)
     return lattice
 
@@ -47,7 +47,7 @@ def most(lattice: Lattice, weight: Weight) -> int:
 
 
 def run(lattice: Lattice, **settings: object) -> Result:
-    return search(lattice.problem, lattice, Settings(**settings))  # type: ignore[arg-type]
+    return search(lattice.problem, lattice, Settings(**settings))  # type: ignore[arg-type]  # by name
 
 
 def test_a_states_weight_is_the_sum_over_layers_of_what_so_many_heads_save() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -116,16 +116,7 @@ VIT = SeparateFamily(
     headless=HeadlessViTAttention,
     note="reads `pixel_values`",
 )
-DEIT = SeparateFamily(
-    name="DeiT",
-    path="deit.layers.*.attention",
-    inputs=_INPUTS,
-    output="o_proj",
-    head_size="head_dim",
-    heads="num_attention_heads",
-    headless=HeadlessDeiTAttention,
-    note="reads `pixel_values`",
-)
+DEIT = replace(VIT, name="DeiT", path="deit.layers.*.attention", headless=HeadlessDeiTAttention)
 BART = SeparateFamily(
     name="BART",
     path="model.encoder.layers.*.self_attn",
