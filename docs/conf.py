@@ -27,6 +27,7 @@ version = release = headsearch.__version__
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
 exclude_patterns = ["*.py"]
 myst_heading_anchors = 3
+smartquotes = False  # it would make one dash of the two before an option
 highlight_language = "text"
 nb_execution_mode = "off"  # the notebook's outputs are committed; a test runs it
 
@@ -36,8 +37,8 @@ autodoc_typehints_format = "short"
 add_module_names = False
 default_role = "literal"  # docstrings write `names` as Markdown does
 napoleon_numpy_docstring = False
-# Types of other libraries: their documentation is on the network, and this site asks it for nothing.
-nitpick_ignore_regex = [("py:.*", r".*")]
+# Types of other libraries: their pages are on the network, and this site asks it for nothing.
+nitpick_ignore_regex = [("py:.*", r"(?!headsearch).*")]
 
 html_theme = "furo"
 html_title = "headsearch"
@@ -91,23 +92,21 @@ def commands() -> str:
         context = click.Context(command, info_name=f"headsearch {name}")
         usage = command.get_usage(context).removeprefix("Usage: ")
         parts += [f"## {name}", command.help or "", f"```text\n{' '.join(usage.split())}\n```"]
-        records = [p.get_help_record(context) for p in command.params]
-        rows = [f"| `{r[0]}` | {escaped(r[1])} |" for r in records if r is not None]
-        if rows:
-            parts.append("\n".join(["| option | what it says |", "|---|---|", *rows]))
+        options = [p for p in command.params if isinstance(p, click.Option)]
+        records = [option.get_help_record(context) for option in options]
+        rows = [f"| {cell(f'`{r[0]}`')} | {cell(r[1])} |" for r in records if r is not None]
+        parts.append("\n".join(["| option | what it says |", "|---|---|", *rows]))
         if command.epilog:
             parts.append(re.sub(r"Example: (.*)", r"```sh\n\1\n```", command.epilog))
     return "\n\n".join(parts)
 
 
-def escaped(text: str) -> str:
-    """Return text that Markdown shows as it is."""
-    return re.sub(r"([\[\]|*_<>])", r"\\\1", text)
+def cell(text: str) -> str:
+    """Return text as a cell of a table."""
+    return text.replace("|", "\\|")
 
 
-def describe(
-    app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]
-) -> None:
+def describe(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
     """Leave out what a module says of itself: its page says it."""
     if what == "module":
         lines[:] = []

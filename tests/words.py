@@ -56,9 +56,9 @@ def texts_and_labels(count: int, seed: int = 0) -> tuple[list[str], list[str]]:
     return texts, labels
 
 
-def trained_model(seed: int = 0) -> nn.Module:
+def trained_model(seed: int = 0, **changes: Any) -> nn.Module:
     """Return a tiny BERT that was really trained on such texts, in a second or two."""
-    model: Any = tiny_model("BERT", seed, num_labels=2, vocab_size=60)
+    model: Any = tiny_model("BERT", seed, num_labels=2, vocab_size=60, **changes)
     model.config.id2label, model.config.label2id = {0: "neg", 1: "pos"}, {"neg": 0, "pos": 1}
     tokenizer = tiny_tokenizer()
     texts, labels = texts_and_labels(320, seed=1)
