@@ -6,13 +6,14 @@ BIN := .venv/bin
 export HF_HUB_OFFLINE ?= 1
 export RAY_USAGE_STATS_ENABLED ?= 0
 
-.PHONY: help demo test test-all test-reference lint format clean
+.PHONY: help demo docs test test-all test-reference lint format clean
 
 help:
 	@echo "make demo      prune a real model, from installing on (under 8 minutes without downloads)"
 	@echo "make test      lint, types and tests (under 15 minutes on 2 cores)"
 	@echo "make test-all  the slow tests too"
 	@echo "make test-reference  equality with transformers 4.57's own head pruning"
+	@echo "make docs      the documentation site, build/docs/index.html (under a minute)"
 	@echo "make lint      ruff and mypy alone"
 	@echo "make format    let ruff rewrite the code"
 	@echo "make clean     remove the environment and caches"
@@ -24,6 +25,9 @@ help:
 
 demo: .venv/installed
 	$(BIN)/headsearch demo
+
+docs: .venv/installed
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --nitpicky -q docs build/docs
 
 lint: .venv/installed
 	$(BIN)/ruff check .

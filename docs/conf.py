@@ -39,6 +39,7 @@ default_role = "literal"  # docstrings write `names` as Markdown does
 napoleon_numpy_docstring = False
 # Types of other libraries: their pages are on the network, and this site asks it for nothing.
 nitpick_ignore_regex = [("py:.*", r"(?!headsearch).*")]
+nitpick_ignore = [("py:class", "headsearch.task.readout.Readout")]  # of a Batch; few need it
 
 html_theme = "furo"
 html_title = "headsearch"

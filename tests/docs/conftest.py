@@ -53,12 +53,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     small = XLNetConfig(vocab_size=60, d_model=16, n_layer=1, n_head=2, d_inner=16)
     save_folder(place / "xlnet", XLNetForSequenceClassification(small))
 
-    dataset = datasets.Dataset.from_dict({"text": texts, "label": labels})
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
         asked = ["run", "./model", "--data", "dev.csv", "--max-drop", "0.01", "--out", "runs/one"]
         cli.cli.main([*asked, "--quiet"], standalone_mode=False)
-    assert len(dataset) == 150
     shutil.copytree(place / "runs" / "one", place / "runs" / "changed")
     config = place / "runs" / "changed" / "config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "fingerprint": "another"}))

@@ -1,4 +1,4 @@
-"""Every block of code of the README and the site runs, and every message that they quote is real."""
+"""Every block of code of the README and the site runs; the messages that they quote are real."""
 
 from __future__ import annotations
 
