@@ -26,6 +26,7 @@ version = release = headsearch.__version__
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
 exclude_patterns = ["*.py"]
+myst_enable_extensions = ["deflist"]
 myst_heading_anchors = 3
 smartquotes = False  # it would make one dash of the two before an option
 highlight_language = "text"
@@ -95,16 +96,12 @@ def commands() -> str:
         parts += [f"## {name}", command.help or "", f"```text\n{' '.join(usage.split())}\n```"]
         options = [p for p in command.params if isinstance(p, click.Option)]
         records = [option.get_help_record(context) for option in options]
-        rows = [f"| {cell(f'`{r[0]}`')} | {cell(r[1])} |" for r in records if r is not None]
-        parts.append("\n".join(["| option | what it says |", "|---|---|", *rows]))
+        for names, said in filter(None, records):
+            choices = names.replace("|", " | ")  # so that a line may be broken there
+            parts.append(f"`{choices}`\n: {said}")
         if command.epilog:
             parts.append(re.sub(r"Example: (.*)", r"```sh\n\1\n```", command.epilog))
     return "\n\n".join(parts)
-
-
-def cell(text: str) -> str:
-    """Return text as a cell of a table."""
-    return text.replace("|", "\\|")
 
 
 def describe(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:

@@ -12,6 +12,8 @@ from urllib.parse import unquote, urlsplit
 import click
 import pytest
 
+import headsearch
+from headsearch import callbacks, errors, testing
 from headsearch.cli import cli
 
 ROOT = Path(__file__).parent.parent.parent
@@ -96,7 +98,17 @@ def test_the_pages_say_what_they_should(site: Path) -> None:
     assert "Removed" in notebook
     assert notebook.count("<img") >= 3
     assert "fixed-sequence testing" in (site / "guarantees.html").read_text()
-    assert "check_family" in (site / "api.html").read_text()
+
+
+def test_all_that_is_public_is_described(site: Path, pages: dict[Path, Page]) -> None:
+    anchors = pages[site / "api.html"].anchors
+    wanted = {f"headsearch.{name}" for name in headsearch.__all__}
+    for module in (callbacks, testing):
+        wanted |= {f"{module.__name__}.{name}" for name in module.__all__}
+    for name, value in vars(errors).items():
+        if isinstance(value, type):
+            wanted.add(f"headsearch.errors.{name}")
+    assert wanted - anchors == set()
 
 
 def test_no_page_names_a_place_on_the_machine_that_built_it(site: Path) -> None:
