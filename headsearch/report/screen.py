@@ -89,7 +89,7 @@ def _rows(values: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _searching(values: Mapping[str, Any]) -> str:
     kind, g = values["kind"], values["g"]
-    what = KINDS.get(kind, f"a {kind}")
+    what = KINDS.get(kind, kind.replace("rollout ", "the rollout of "))
     return f"step {values['step']}, {what}" + (f", from {g} removed on" if g else "")
 
 
