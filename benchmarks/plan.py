@@ -1,10 +1,11 @@
 """How far `headsearch plan` is from what the search then takes.
 
-    python -m benchmarks.plan ASSETS OUT
+    python -m benchmarks.plan PAIRS OUT [--pair rt …]
 
-`ASSETS` is what `benchmarks.train_minilm` made. Plans a search, runs it, and writes both to the
-JSON file OUT: expected evaluations and seconds with their range, and what it took. The aim is that
-the time is within a factor of 2. Other programs beside it may slow the one and not the other.
+`PAIRS` is where `python -m benchmarks.pairs PAIR PAIRS` made pairs of a model and a task. Plans a
+search of each, runs it, and writes both to the JSON file OUT: expected evaluations and seconds with
+their range, and what it took. The aim is that the time is within a factor of 2. Other programs
+beside it may slow the one and not the other.
 """
 
 from __future__ import annotations
@@ -25,10 +26,14 @@ from headsearch.run.folder import RunFolder
 from headsearch.run.plan import make_plan
 
 # Searches that end by themselves, on one worker and on two.
-CASES: tuple[dict[str, Any], ...] = (
-    {"engine": "inline", "threads_per_worker": 1, "max_examples": 200},
-    {"engine": "ray", "workers": 2, "threads_per_worker": 1, "max_examples": 300},
-)
+INLINE = {"engine": "inline", "threads_per_worker": 1}
+RAY = {"engine": "ray", "workers": 2, "threads_per_worker": 1}
+CASES: dict[str, tuple[dict[str, Any], ...]] = {
+    "rt": ({**INLINE, "max_examples": 200}, {**RAY, "max_examples": 300}),
+    "vader": ({**INLINE, "max_examples": 300},),
+    "rxnfp": ({**INLINE, "max_examples": 200},),
+    "antiberty": ({**INLINE, "max_examples": 100},),
+}
 
 
 def compare(config: RunConfig, out: Path) -> dict[str, Any]:
@@ -57,18 +62,25 @@ def compare(config: RunConfig, out: Path) -> dict[str, Any]:
 def main() -> None:
     """Compare every case and write the raw result."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("assets", type=Path)
+    parser.add_argument("pairs", type=Path)
     parser.add_argument("out", type=Path)
+    parser.add_argument("--pair", action="append", choices=CASES)
     args = parser.parse_args()
     made, rows = provenance(), []
-    for case in CASES:
-        config = RunConfig(
-            model=str(args.assets / "model"), data=str(args.assets / "search.csv"), **case
-        )
-        with tempfile.TemporaryDirectory() as folder:
-            rows.append(compare(config, Path(folder) / "run"))
-        print(json.dumps(rows[-1]), flush=True)
-        args.out.write_text(json.dumps({**made, "rows": rows}, indent=1) + "\n")
+    for pair in args.pair or CASES:
+        about = json.loads((args.pairs / pair / "pair.json").read_text())
+        for case in CASES[pair]:
+            config = RunConfig(
+                model=str(args.pairs / pair / "model"),
+                data=str(args.pairs / pair / "pool.csv"),
+                metric=about["metric"],
+                max_length=about["max_length"],
+                **case,
+            )
+            with tempfile.TemporaryDirectory() as folder:
+                rows.append({"pair": pair, **compare(config, Path(folder) / "run")})
+            print(json.dumps(rows[-1]), flush=True)
+            args.out.write_text(json.dumps({**made, "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -120,6 +120,8 @@ def search(
         Exception: whatever a callback raises.
     """
     listeners = Callbacks(callbacks)
+    if "map" in options:
+        raise InputError("`map` names a file; pass `dataset.map(function)` as `dataset`")
     if "certify_data" in options:
         raise InputError("`certify_data` names a file; pass rows as `certify_dataset`")
     options = {"engine": "inline", **options}

@@ -235,9 +235,7 @@ def test_a_file_of_tagged_words_is_searched_from_the_command_line(tmp_path: Path
     )
 
     class Quiet:
-        def on_step(self, step: dict[str, Any]) -> None: ...
-
-        def on_counts(self, computed: float, reused: float, figures: Any) -> None: ...
+        def on_progress(self, values: dict[str, Any]) -> None: ...
 
     outcome = command.start(config, tmp_path / "run", Quiet())
     assert outcome.result["baseline"]["correct"] == right_tags(TAGGER)

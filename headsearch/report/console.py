@@ -1,41 +1,52 @@
-"""Live progress: one calm line at a terminal, plain lines when piped, nothing when quiet."""
+"""Live progress: one calm screen at a terminal or in a notebook, plain lines when piped."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from headsearch.report.duration import duration
+from headsearch.report.screen import screen_lines
+from headsearch.report.summary import score_text
+
 # Piped output gets a line when something better is found, and at least this often in seconds.
 PLAIN_INTERVAL = 30.0
+# A notebook is sent a new screen this often, in seconds.
+NOTEBOOK_INTERVAL = 1.0
 
 
 class Progress:
     """Follows a run; a context manager.
 
     Args:
-        console: where to write; a terminal gets a line that changes, anything else plain lines.
+        console: where to write; a terminal or notebook gets a screen that changes, anything else
+            plain lines.
         quiet: write nothing.
+        title: the first line of the screen.
     """
 
-    def __init__(self, console: Console, quiet: bool = False) -> None:
-        self._console = console
-        self._quiet = quiet
+    def __init__(self, console: Console, quiet: bool = False, title: str = "") -> None:
+        self._console, self._quiet, self._title = console, quiet, title
         self._live: Live | None = None
-        self._started = time.monotonic()
-        self._last_line = 0.0
-        self._best: list[Any] = [0, None, None]
-        self._step: dict[str, Any] = {}
-        self._computed, self._workers = 0.0, 1
+        self._notebook: Any = None
+        self._last = float("-inf")
+        self._values: dict[str, Any] | None = None
+        self._best: Any = None
 
     def __enter__(self) -> Progress:
-        if self._console.is_terminal and not self._quiet:
+        if self._quiet:
+            return self
+        if self._console.is_jupyter:
+            from IPython import display
+
+            self._notebook = display.display({"text/plain": "starting"}, raw=True, display_id=True)
+        elif self._console.is_terminal:
             self._live = Live(
-                get_renderable=self._line, console=self._console, refresh_per_second=4
+                get_renderable=self._screen, console=self._console, refresh_per_second=4
             )
             self._live.start()
         return self
@@ -44,44 +55,51 @@ class Progress:
         if self._live is not None:
             self._live.stop()
             self._live = None
+        self._show_in_notebook()
 
     def say(self, text: str) -> None:
         """Write a line that stays."""
         if not self._quiet:
             self._console.print(text, highlight=False, soft_wrap=True, markup=False)
 
-    def on_step(self, step: dict[str, Any]) -> None:
+    def on_progress(self, values: dict[str, Any]) -> None:
         """See `run.session.Watcher`."""
-        better = step["best"] != self._best
-        self._best, self._step = step["best"], step
-        self._plain(better)
-
-    def on_counts(self, computed: float, reused: float, figures: Mapping[str, float]) -> None:
-        """See `run.session.Watcher`."""
-        self._computed, self._workers = computed, round(figures.get("workers", 1))
-        self._plain(False)
-
-    def _plain(self, better: bool) -> None:
-        now = time.monotonic()
+        self._values = values
+        now, better = time.monotonic(), values["best"] != self._best
         if self._quiet or self._live is not None:
             return
-        if better or now - self._last_line >= PLAIN_INTERVAL:
-            self._last_line = now
-            self.say(self._line().plain)
+        if self._notebook is not None:
+            if now - self._last >= NOTEBOOK_INTERVAL:
+                self._last = now
+                self._show_in_notebook()
+        elif better or now - self._last >= PLAIN_INTERVAL:
+            self._last, self._best = now, values["best"]
+            self.say(plain_line(values))
 
-    def _line(self) -> Text:
-        elapsed = time.monotonic() - self._started
-        rate = self._computed / elapsed if elapsed > 0 else 0.0
-        heads, metric, _ = self._best
-        shown = "-" if metric is None else f"{metric:.4f}"
-        saved = "".join(f"{n:,} {unit} saved, " for unit, n in self._step.get("saved", {}).items())
-        crew = f" by {self._workers} workers" if self._workers > 1 else ""
-        return Text(
-            f"{heads} heads removed, {saved}metric {shown} | "
-            f"{self._step.get('evaluations', 0):g} evaluations, "
-            f"{rate:.2f}/s{crew} | "
-            f"{self._step.get('kind', 'starting')} at {self._step.get('g', 0)} | "
-            f"{elapsed:.0f} s",
-            overflow="ellipsis",
-            no_wrap=True,
-        )
+    def _show_in_notebook(self) -> None:
+        if self._notebook is not None:
+            self._notebook.update({"text/plain": self._screen().plain}, raw=True)
+
+    def _screen(self) -> Text:
+        lines = ["starting"]
+        if self._values is not None:
+            lines = screen_lines(self._values, self._console.width)
+        titled = [self._title, ""] if self._title else []
+        # Not taller than the terminal, or what has scrolled away can't be drawn over.
+        lines = [*titled, *lines][: max(1, self._console.height - 1)]
+        return Text("\n".join(lines), overflow="crop", no_wrap=True)
+
+
+def plain_line(values: dict[str, Any]) -> str:
+    """Return how a search is going in one line."""
+    heads, metric, _ = values["best"]
+    shown = "-" if metric is None else score_text({"metric": metric}, values["metric"])
+    saved = "".join(f"{n:,} {unit} saved, " for unit, n in values.get("saved", {}).items())
+    workers = round(values.get("engine", {}).get("workers", 1))
+    crew = f" by {workers} workers" if workers > 1 else ""
+    left = "" if values["left"] is None else f", about {duration(values['left']['expected'])} left"
+    return (
+        f"{heads} heads removed, {saved}{values['metric']} {shown} | "
+        f"{values['evaluations']:g} evaluations, {values['rate']:.2f}/s{crew} | "
+        f"{values['kind']} at {values['g']} | {values['seconds']:.0f} s{left}"
+    )

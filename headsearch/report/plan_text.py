@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from headsearch.report.duration import duration
+
 
 def plan_lines(plan: dict[str, Any]) -> list[str]:
     """Return what a person should read of what `run.plan.make_plan` gives."""
@@ -47,27 +49,10 @@ def plan_lines(plan: dict[str, Any]) -> list[str]:
 
 
 def _row(row: dict[str, Any]) -> tuple[str, ...]:
-    times = [_duration(row["seconds"][name]) for name in ("expected", "low", "high")]
+    times = [duration(row["seconds"][name]) for name in ("expected", "low", "high")]
     cost = [f"{row['cost']['expected']:,.2f}"] if "cost" in row else []
     return f"{row['workers']:,}", *times, *cost
 
 
 def _bytes(count: float) -> str:
     return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{max(1, round(count / 1e6)):,} MB"
-
-
-def _duration(seconds: float) -> str:
-    """Return a length of time in two units at most.
-
-    >>> [_duration(s) for s in (7.4, 90, 4020, 200000)]
-    ['7 s', '1 m 30 s', '1 h 07 m', '2 d 08 h']
-    """
-    total = round(seconds)
-    if total < 60:
-        return f"{total} s"
-    if total < 3600:
-        return f"{total // 60} m {total % 60:02} s"
-    if total < 86400:
-        return f"{total // 3600} h {total % 3600 // 60:02} m"
-    hours = round(seconds / 3600)
-    return f"{hours // 24} d {hours % 24:02} h"

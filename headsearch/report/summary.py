@@ -6,7 +6,6 @@ from typing import Any
 
 from headsearch.heads import HeadMap
 from headsearch.report.picture import head_picture
-from headsearch.search.bound import bound_text
 from headsearch.task.metric import PERPLEXITY
 from headsearch.task.readout import EXAMPLES, SEQUENCES
 
@@ -99,24 +98,6 @@ def population_claims(result: dict[str, Any]) -> list[str]:
             "the search split.",
         ]
     return lines
-
-
-def status_lines(progress: dict[str, Any]) -> list[str]:
-    """Return what a person should read of a run's `progress.json`."""
-    best = progress["best"]
-    # Runs of earlier versions have none.
-    bound = bound_text(progress["bound"]) if "bound" in progress else f"{progress['heads']}"
-    shown = "-" if best[1] is None else f"{best[1]:.4f}"
-    saved = "".join(f", {n:,} {unit} saved" for unit, n in progress.get("saved", {}).items())
-    return [
-        f"{progress['state']}: {progress['heads']} heads, step {progress['step']} "
-        f"({progress['kind']})",
-        f"best so far: {best[0]} heads removed{saved}, metric {shown}",
-        f"bound: {bound}",
-        f"{progress['evaluations']} evaluations, of them {progress['computed']:g} computed by this "
-        f"process in {progress['seconds']:.0f} s ({progress['rate']:.2f}/s), "
-        f"{progress['reused']} from the memo",
-    ]
 
 
 def heads_text(point: dict[str, Any]) -> str:

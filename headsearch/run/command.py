@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from headsearch.errors import HeadsearchError, InputError, RunFolderError
-from headsearch.heads import HeadMap, HeadSet
+from headsearch.heads import HeadSet
 from headsearch.run import engines
 from headsearch.run.config import RunConfig
 from headsearch.run.folder import (
@@ -28,11 +29,8 @@ from headsearch.run.prepare import Task, load_task
 from headsearch.run.session import Outcome, Watcher, run_search
 from headsearch.run.verify import plain_score
 from headsearch.run.weighing import weigh
-from headsearch.search.bound import Bounds
 from headsearch.search.weight import HEADS, Weight
 
-# What progress.json has from the last step.
-STEP_VALUES = ("step", "kind", "best", "saved", "bound", "evaluations")
 # Seconds between two writings of progress.json while nothing is committed.
 PROGRESS_INTERVAL = 5.0
 
@@ -74,7 +72,7 @@ def resume(folder: RunFolder, changes: dict[str, Any], watcher: Watcher) -> Outc
         RunFolderError: model or data are no longer what the run began with.
     """
     config, fingerprint = folder.config()
-    config = dataclasses.replace(config, **changes)
+    config = dataclasses.replace(config.allowing(changes.get("map")), **changes)
     task = load_task(config)
     if task.fingerprint != fingerprint:
         raise RunFolderError(
@@ -100,7 +98,7 @@ def _search(
     try:
         store = engines.open_memo(workers, folder.memo, task.fingerprint)
         try:
-            progress = _ProgressFile(folder, task.shape, watcher)
+            progress = _ProgressFile(folder, watcher)
             try:
                 with folder.transcript() as transcript:
                     outcome = run_search(
@@ -146,53 +144,34 @@ def _weight(task: Task, config: RunConfig, folder: RunFolder) -> Weight:
 class _ProgressFile:
     """Keeps `progress.json` up to date, which `headsearch status` reads, and passes all on."""
 
-    def __init__(self, folder: RunFolder, shape: HeadMap, watcher: Watcher) -> None:
+    def __init__(self, folder: RunFolder, watcher: Watcher) -> None:
         self._folder, self._watcher = folder, watcher
-        self._started = self._written = time.monotonic()
-        self._values: dict[str, Any] = {
-            "heads": shape.total,
-            "step": 0,
-            "kind": "starting",
-            "best": [0, None, None],
-            "bound": Bounds(shape).now().to_step(),
-            "evaluations": 0,
-            "computed": 0.0,
-            "reused": 0,
-        }
-        self.write("running")
+        self._values: dict[str, Any] = {}
+        self._written = -math.inf
 
-    def on_step(self, step: dict[str, Any]) -> None:
+    def on_progress(self, values: dict[str, Any]) -> None:
         """See `Watcher`."""
-        self._values |= {name: step[name] for name in STEP_VALUES if name in step}
-        self._watcher.on_step(step)
-        self.write("running")
-
-    def on_counts(self, computed: float, reused: float, figures: Mapping[str, float]) -> None:
-        """See `Watcher`."""
-        self._values |= {"computed": round(computed, 3), "reused": round(reused, 3)}
-        self._values["engine"] = {name: round(value, 4) for name, value in figures.items()}
-        self._watcher.on_counts(computed, reused, figures)
-        if time.monotonic() - self._written >= PROGRESS_INTERVAL:
+        committed = any(values[name] != self._values.get(name) for name in ("step", "kind"))
+        self._values = values
+        self._watcher.on_progress(values)
+        if committed or time.monotonic() - self._written >= PROGRESS_INTERVAL:
             self.write("running")
 
     def write(self, state: str) -> None:
-        """Write the file."""
-        self._written = time.monotonic()
-        seconds = self._written - self._started
-        rate = self._values["computed"] / seconds if seconds > 0 else 0.0
-        self._folder.write_json(
-            PROGRESS,
-            {"state": state, **self._values, "seconds": round(seconds, 1), "rate": round(rate, 4)},
-        )
+        """Write the file; a search that did not start has none."""
+        if self._values:
+            self._written = time.monotonic()
+            self._folder.write_json(PROGRESS, {"state": state, **self._values})
 
 
-def verify(target: Path, data: str | None = None) -> dict[str, Any]:
+def verify(target: Path, data: str | None = None, map_by: str | None = None) -> dict[str, Any]:
     """Score a run's mask, or a model, by the plain path alone.
 
     Args:
         target: a run folder, or a model folder (then `data` is needed).
         data: other data than the run's, with the same columns; the threshold is then taken
             from the full model's metric on that data.
+        map_by: FILE.py:FUNCTION that the data go through, see `task.mapping`.
 
     Returns:
         JSON values: metric, examples, baseline and pruned score, threshold, whether it is met.
@@ -206,7 +185,7 @@ def verify(target: Path, data: str | None = None) -> dict[str, Any]:
         if mask is None:
             raise RunFolderError(f"{target} has no {MASK} yet: the run is not done")
         # The certify split has had its say.
-        config = dataclasses.replace(folder.config()[0], certify_data=None)
+        config = dataclasses.replace(folder.config()[0].allowing(map_by), certify_data=None)
         if data is not None:
             config = dataclasses.replace(
                 config, data=data, max_examples=None, certify_fraction=None
@@ -214,7 +193,7 @@ def verify(target: Path, data: str | None = None) -> dict[str, Any]:
         return _verify_mask(config, mask)
     if data is None:
         raise InputError(f"{target} is not a run folder; a model needs --data to be verified on")
-    config = RunConfig(model=str(target), data=data)
+    config = RunConfig(model=str(target), data=data, map=map_by)
     task = load_task(config)
     score = plain_score(task.model, task.data, task.objective, HeadSet())
     return {

@@ -46,6 +46,7 @@ class RunConfig:
     pair_column: str | None = None
     label_column: str = "label"
     image_column: str = "image"
+    map: str | None = None
     metric: str = "accuracy"
     max_drop: float = 0.01
     weight: str = HEADS
@@ -136,6 +137,22 @@ class RunConfig:
     def certifies(self) -> bool:
         """Whether a certificate is asked for."""
         return self.certify_data is not None or self.certify_fraction is not None
+
+    def allowing(self, given: str | None) -> RunConfig:
+        """Return this configuration, read from a file, with the `map` that the user gives now.
+
+        Raises:
+            InputError: one of the two has a `map` and the other has none. No code is run because a
+                file names it.
+        """
+        if (self.map is None) != (given is None):
+            if given is None:
+                raise InputError(
+                    f"`map` must be given again: the run's data went through {self.map!r}, and no "
+                    "code is run because a file names it"
+                )
+            raise InputError(f"`map` must not be given as the run had none but got {given!r}")
+        return dataclasses.replace(self, map=given)
 
     def to_json(self) -> dict[str, Any]:
         """Return the options as JSON values."""

@@ -25,13 +25,14 @@ LATENCY = "latency.json"
 MOST_CHANGED, MOST_CHARACTERS = 200, 500
 
 
-def gather(path: Path, with_examples: bool = True) -> dict[str, Any]:
+def gather(path: Path, with_examples: bool = True, map_by: str | None = None) -> dict[str, Any]:
     """Return what a report is made of.
 
     Args:
         path: the folder of a finished run.
         with_examples: score the full and the pruned model by the plain forward, to tell what
             changed for each class and example; texts of the data are then part of the report.
+        map_by: FILE.py:FUNCTION that the run's data went through, see `task.mapping`.
 
     Returns:
         `name`, and the contents of `config.json`, `result.json`, `mask.json`, the steps of
@@ -50,7 +51,7 @@ def gather(path: Path, with_examples: bool = True) -> dict[str, Any]:
     changes: dict[str, Any] = {"missing": "they were not asked for"}
     if with_examples:
         try:
-            changes = changed_answers(config, fingerprint, mask)
+            changes = changed_answers(config.allowing(map_by), fingerprint, mask)
         except HeadsearchError as error:  # model or data may have moved since
             changes = {"missing": str(error)}
     return {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -144,6 +145,23 @@ class RunFolder:
         if not isinstance(value, dict):
             raise RunFolderError(f"{place} must hold a JSON object")
         return value
+
+    def progress(self) -> dict[str, Any]:
+        """Return the content of `progress.json`.
+
+        Raises:
+            RunFolderError: there is none yet.
+        """
+        progress = self.read_json(PROGRESS)
+        if progress is None:
+            raise RunFolderError(
+                f"{self.path} has no {PROGRESS} yet: the run has not started to search"
+            )
+        return progress
+
+    def progress_age(self) -> float:
+        """Return how many seconds ago `progress.json` was written, by this machine's clock."""
+        return max(0.0, time.time() - (self.path / PROGRESS).stat().st_mtime)
 
     def remove(self, name: str) -> None:
         """Remove a file of the folder, if it is there."""

@@ -10,8 +10,9 @@ from headsearch.errors import InputError
 from headsearch.run.config import seconds
 from headsearch.run.folder import FORMAT
 
-# Options of the command that say where to write and what to print, not what is searched.
-OF_THE_COMMAND_LINE = ("config", "out", "memo", "quiet", "json")
+# Options of the command that say where to write and what to print, not what is searched; and the
+# one by which code is run.
+OF_THE_COMMAND_LINE = ("config", "out", "memo", "quiet", "json", "map")
 
 
 def read_options(path: Path) -> dict[str, Any]:
@@ -42,6 +43,8 @@ def read_options(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise InputError(f"{path} must hold a JSON object of options but got {values!r:.40}")
     options = _object([(name.replace("-", "_"), value) for name, value in values.items()])
+    if options.get("map", "") is None:  # of a run without one
+        del options["map"]
     for name in OF_THE_COMMAND_LINE:
         if name in options:
             raise InputError(f"`{name}` in {path} must be given on the command line instead")

@@ -87,6 +87,7 @@ def load_data(config: RunConfig, model: nn.Module) -> Examples:
         max_examples=config.max_examples,
         seed=config.seed,
         kind=kind_of(model),
+        map_by=config.map,
     )
 
 

@@ -6,7 +6,7 @@ import importlib.metadata
 import math
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -20,6 +20,7 @@ from headsearch.run.certify import population
 from headsearch.run.config import RunConfig
 from headsearch.run.prepare import Task
 from headsearch.run.settings import settings_of
+from headsearch.run.tally import Tally
 from headsearch.run.verify import first_verified, plain_score, stricter
 from headsearch.search.astar import Result, Settings, search
 from headsearch.search.ledger import finite
@@ -38,15 +39,8 @@ BUDGETS = ("evaluation budget spent", "expansion budget spent", "time limit reac
 class Watcher(Protocol):
     """Is told how a run goes; decides nothing."""
 
-    def on_step(self, step: dict[str, Any]) -> None:
-        """A step was committed."""
-        ...
-
-    def on_counts(self, computed: float, reused: float, figures: Mapping[str, float]) -> None:
-        """Scores arrived: HeadSets computed so far, HeadSets answered from the memo, and more.
-
-        The figures are those of `engine.ray_metrics.DESCRIPTIONS`, for every engine.
-        """
+    def on_progress(self, values: dict[str, Any]) -> None:
+        """A step was committed or scores arrived; see `Tally.values`, for every engine the same."""
         ...
 
 
@@ -94,8 +88,10 @@ def run_search(
     """
     started = time.monotonic()
 
+    tally = Tally(task.shape, config, len(task.data.labels))
     live = {"best_heads_removed": 0.0, "evaluations": 0.0}
     shown = -math.inf
+    watcher.on_progress(tally.values())
 
     def counted(counts: Counts) -> None:
         nonlocal shown
@@ -113,7 +109,8 @@ def run_search(
             "speculation_use": counts.used / max(counts.speculative, 1e-9),
         }
         workers.show(figures)
-        watcher.on_counts(counts.computed, counts.reused, figures)
+        tally.on_counts(counts.computed, counts.reused, figures)
+        watcher.on_progress(tally.values())
 
     dispatcher = Dispatcher(workers, memo, task.shape, counted)
 
@@ -123,7 +120,8 @@ def run_search(
             evaluations=record["evaluations"],
         )
         on_step(record)
-        watcher.on_step(record)
+        tally.on_step(record)
+        watcher.on_progress(tally.values())
 
     def should_stop() -> str | None:
         limit = config.time_limit

@@ -104,26 +104,6 @@ def bound_text(bound: Mapping[str, int]) -> str:
     return text
 
 
-def bound_lines(bound: Mapping[str, Any]) -> list[str]:
-    """Return what a person should read of `Bound.to_json`: limits, assumption, evidence."""
-    assumed = bound["assumed"]
-    if bound["optimal"]:
-        return [
-            f"Proved: no set of more than {bound['heads']} heads meets the budget; "
-            "every larger one was scored."
-        ]
-    lines = [f"Proved: no set of more than {bound['heads']} heads meets the budget."]
-    if assumed["rests_on"]:
-        lines += [
-            f"Not proved: no set of more than {assumed['heads']} heads does, if "
-            f"{assumed['assumption']}.",
-            f"Seen against it: of {assumed['tested']} scored sets that contain one that misses the "
-            f"budget, {assumed['violations']} meet it. The {assumed['contradicted']} sets that "
-            f"they contradict are not used; {assumed['nogoods']} are left.",
-        ]
-    return lines
-
-
 class Bounds:
     """What scored states say about how much can be removed; see the module.
 

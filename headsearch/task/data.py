@@ -11,6 +11,7 @@ import numpy as np
 
 from headsearch.errors import DataError, InputError
 from headsearch.task.labels import class_ids, label_flags, target_values, token_ids
+from headsearch.task.mapping import mapped
 from headsearch.task.readout import EXAMPLES, LABELS, SEQUENCES, TOKENS
 from headsearch.task.sources import open_source
 
@@ -80,6 +81,7 @@ def load_examples(
     max_examples: int | None = None,
     seed: int = 0,
     kind: str = EXAMPLES,
+    map_by: str | None = None,
 ) -> Examples:
     """Load labelled examples.
 
@@ -93,12 +95,16 @@ def load_examples(
         max_examples: take a seeded random part of that size, in source order.
         seed: of that part.
         kind: what is scored one by one, see `task.readout`.
+        map_by: FILE.py:FUNCTION that rows go through first, see `task.mapping`.
 
     Raises:
         DataError: the data are missing or break a rule; the text names it.
+        InputError: there is no function by the name of `map_by`.
     """
     with tempfile.TemporaryDirectory(prefix="headsearch-") as cache:
         table = open_source(source, subset, split, cache)
+        if map_by is not None:
+            table = mapped(table, map_by)
         return examples_from_rows(
             table,
             text_column=text_column,

@@ -65,7 +65,7 @@ def _load_file(path: Path, reader: str, cache: str) -> Any:
             options["sep"] = "\t"
     import datasets
 
-    with _quiet():
+    with quiet_datasets():
         try:
             # Escaped: a name with *, ? or [ in it is a name here, not a pattern.
             found = datasets.load_dataset(
@@ -83,7 +83,7 @@ def _load_file(path: Path, reader: str, cache: str) -> Any:
 def _load_folder(path: Path, split: str | None) -> Any:
     import datasets
 
-    with _quiet():
+    with quiet_datasets():
         try:
             found = datasets.load_from_disk(str(path))
         except Exception as error:
@@ -103,7 +103,7 @@ def _load_folder(path: Path, split: str | None) -> Any:
 def _load_hub(source: str, subset: str | None, split: str | None) -> Any:
     import datasets
 
-    with _quiet():
+    with quiet_datasets():
         try:
             found = datasets.load_dataset(source, subset, split=split)
         except Exception as error:
@@ -119,7 +119,7 @@ def _load_hub(source: str, subset: str | None, split: str | None) -> Any:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_datasets() -> Iterator[None]:
     """Keep the progress bars and log lines of `datasets` off the console; errors are raised."""
     import datasets
 

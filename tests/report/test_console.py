@@ -4,63 +4,136 @@ from __future__ import annotations
 
 import doctest
 import io
+import sys
+import types
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from rich.console import Console
 
 from headsearch.heads import HeadMap, HeadSet
-from headsearch.report import picture
+from headsearch.report import duration, picture
 from headsearch.report.console import Progress
 from headsearch.report.picture import head_picture
+from headsearch.report.watch import SILENT, state_line, watch
 from headsearch.run.config import seconds
+from tests.report.progress import starting, values
 
 
-def step(best: int, evaluations: int) -> dict[str, object]:
-    return {
-        "step": 1,
-        "kind": "expansion",
-        "g": 3,
-        "best": [best, 0.81, 0.5],
-        "evaluations": evaluations,
-    }
-
-
-def console(terminal: bool) -> tuple[Console, io.StringIO]:
+def console(terminal: bool, **more: Any) -> tuple[Console, io.StringIO]:
     stream = io.StringIO()
-    return Console(file=stream, force_terminal=terminal, width=80), stream
+    return Console(file=stream, force_terminal=terminal, width=80, **more), stream
+
+
+def found(heads: int, evaluations: float) -> dict[str, Any]:
+    return values(best=[heads, 0.81, 0.5], evaluations=evaluations, g=3)
 
 
 def test_piped_output_is_plain_lines_when_something_better_is_found() -> None:
     shown, stream = console(terminal=False)
     with Progress(shown) as progress:
-        progress.on_step(step(2, 5))
-        progress.on_step(step(2, 6))
-        progress.on_step(step(4, 9))
+        progress.on_progress(found(2, 5.0))
+        progress.on_progress(found(2, 6.0))
+        progress.on_progress(found(4, 9.0))
     lines = stream.getvalue().splitlines()
     assert len(lines) == 2
-    assert lines[0].startswith("2 heads removed, metric 0.8100 | 5 evaluations")
-    assert lines[1].startswith("4 heads removed, metric 0.8100 | 9 evaluations")
+    assert lines[0] == (
+        "2 heads removed, accuracy 0.8100 | 5 evaluations, 0.45/s by 2 workers | expansion at 3 | "
+        "260 s, about 3 m 10 s left"
+    )
+    assert lines[1].startswith("4 heads removed, accuracy 0.8100 | 9 evaluations")
     assert "\x1b" not in stream.getvalue()
 
 
-def test_a_terminal_gets_one_line_that_changes_and_fits() -> None:
-    shown, stream = console(terminal=True)
-    with Progress(shown) as progress:
-        progress.on_step(step(2, 5))
-        progress.on_counts(5.0, 0, {})
-        progress.on_step(step(4, 9))
+def test_a_terminal_gets_one_screen_that_changes() -> None:
+    shown, stream = console(terminal=True, height=40)
+    with Progress(shown, title="headsearch: runs/one") as progress:
+        progress.on_progress(starting())
+        progress.on_progress(found(4, 9.0))
     text = stream.getvalue()
-    assert "4 heads removed" in text
-    assert text.count("\n") == 1
+    assert text.endswith("\n\x1b[?25h"), "the cursor is back"
+    last = text.split("headsearch: runs/one")[-1]
+    assert "4 of 72 heads" in last
+    assert "accuracy by heads removed" in last
+
+
+def test_a_screen_is_no_taller_than_the_terminal() -> None:
+    shown, stream = console(terminal=True, height=6)
+    with Progress(shown) as progress:
+        progress.on_progress(found(4, 9.0))
+    assert stream.getvalue().split("budget  ")[-1].count("\n") == 5
 
 
 def test_quiet_is_quiet() -> None:
     for terminal in (False, True):
         shown, stream = console(terminal)
         with Progress(shown, quiet=True) as progress:
-            progress.on_step(step(2, 5))
+            progress.on_progress(found(2, 5.0))
             progress.say("hello")
         assert stream.getvalue() == ""
+
+
+class Handle:
+    def __init__(self) -> None:
+        self.shown: list[str] = []
+
+    def update(self, content: dict[str, str], raw: bool) -> None:
+        assert raw
+        self.shown.append(content["text/plain"])
+
+
+def test_a_notebook_gets_one_output_that_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    handle = Handle()
+    display = types.ModuleType("display")
+    display.display = lambda *_, **options: handle if options["display_id"] else None  # type: ignore[attr-defined]
+    python = types.ModuleType("IPython")
+    python.display = display  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "IPython", python)
+    shown, stream = console(terminal=False, force_jupyter=True)
+    with Progress(shown) as progress:
+        progress.on_progress(found(2, 5.0))
+        progress.on_progress(found(4, 9.0))  # within a second: it comes at the end
+    assert len(handle.shown) == 2
+    assert "2 of 72 heads" in handle.shown[0]
+    assert "4 of 72 heads" in handle.shown[1]
+    assert stream.getvalue() == ""
+
+
+def watched(contents: list[dict[str, Any]], ages: list[float]) -> tuple[dict[str, Any], str, int]:
+    """Watch a run whose progress is these contents, and return the last, what was shown, waits."""
+    shown, stream = console(terminal=False)
+    reads: Iterator[dict[str, Any]] = iter(contents)
+    waits: list[float] = []
+    age = iter(ages)
+    last = watch(lambda: next(reads), lambda: next(age), shown, waits.append)
+    return last, stream.getvalue(), len(waits)
+
+
+def test_watching_ends_when_the_run_does() -> None:
+    done = {**found(6, 20.0), "state": "done"}
+    last, text, waits = watched([found(2, 5.0), found(4, 9.0), done], [1.0] * 3)
+    assert last == done
+    assert [line.split()[0] for line in text.splitlines()] == ["2", "4", "6"]
+    assert waits == 2
+
+
+def test_watching_ends_when_nothing_is_heard_any_more() -> None:
+    last, _, waits = watched([found(2, 5.0)] * 3, [1.0, SILENT + 1])
+    assert last["state"] == "running"
+    assert waits == 1
+
+
+def test_what_can_be_gone_on_with_says_how() -> None:
+    command = "headsearch resume runs/one"
+    assert state_line(values(), 3.0, command) == "running"
+    assert state_line(values(state="done"), 3000.0, command) == "done"
+    assert state_line(values(state="interrupted"), 3.0, command) == (
+        "interrupted; go on with: headsearch resume runs/one"
+    )
+    assert state_line(values(), 75.4, command) == (
+        "running, but silent for 75 s; if its process is gone: headsearch resume runs/one"
+    )
 
 
 def test_the_picture_shows_which_heads_are_left() -> None:
@@ -75,3 +148,4 @@ def test_the_picture_shows_which_heads_are_left() -> None:
 )
 def test_durations(text: str, expected: float) -> None:
     assert seconds(text) == expected
+    assert doctest.testmod(duration).failed == 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from headsearch.heads import HeadMap, HeadSet
-from headsearch.report.summary import result_lines, status_lines
+from headsearch.report.summary import result_lines
 
 SHAPE = HeadMap((3, 3))
 BEST = HeadSet.of([0, 1, 4])
@@ -61,29 +61,6 @@ def offered(tried: list[dict[str, Any]], **values: Any) -> dict[str, Any]:
         "tried": tried,
         **values,
     }
-
-
-def test_status_says_what_its_bound_rests_on() -> None:
-    progress = {
-        "state": "running",
-        "heads": 72,
-        "step": 3,
-        "kind": "expansion",
-        "best": [41, 0.84, 0.4],
-        "evaluations": 60,
-        "computed": 50.0,
-        "seconds": 10.0,
-        "rate": 5.0,
-        "reused": 10,
-    }
-    bound = {"heads": 72, "assumed": 72, "tested": 0, "violations": 0}
-    assert status_lines({**progress, "bound": bound})[2] == "bound: 72 (proved)"
-    bound |= {"assumed": 63, "tested": 30, "violations": 2}
-    assert status_lines({**progress, "bound": bound})[2] == (
-        "bound: 72 (proved), 63 if sets that miss the budget still miss it with more heads removed "
-        "(seen to fail in 2 of 30)"
-    )
-    assert status_lines(progress)[2] == "bound: 72"
 
 
 def test_the_search_split_is_exact_and_the_rest_is_not_claimed() -> None:

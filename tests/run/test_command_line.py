@@ -88,14 +88,15 @@ def test_the_bound_is_live(run: Path, headsearch: Any) -> None:
     assert steps[-1]["bound"]["assumed"] == limits["assumed"]["heads"]
     progress = json.loads(headsearch("status", run, "--json").out)
     assert progress["bound"] == steps[-1]["bound"]
-    assert f"bound: {limits['heads']} (proved)" in headsearch("status", run).out
+    assert f"bound      {limits['heads']} (proved)" in headsearch("status", run).out
 
 
 def test_status_tells_how_it_ended(run: Path, headsearch: Any) -> None:
     done = headsearch("status", run)
     assert done.code == 0
     best = json.loads((run / "result.json").read_text())["best"]["heads_removed"]
-    assert f"best so far: {best} heads removed" in done.out
+    assert done.out.startswith("done\n")
+    assert f"removed    {best} of 12 heads" in done.out
     assert json.loads(headsearch("status", run, "--json").out)["state"] == "done"
 
 
@@ -184,7 +185,7 @@ def test_json_and_quiet(assets: Any, tmp_path: Path, headsearch: Any) -> None:
     done = headsearch(*args, *limit, "--out", tmp_path / "b", "--quiet")
     assert (done.code, done.out, done.err) == (0, "", "")
     done = headsearch(*args, *limit, "--out", tmp_path / "c")
-    assert "heads removed, metric" in done.err, "plain lines when piped"
+    assert "heads removed, accuracy" in done.err, "plain lines when piped"
     assert "\x1b" not in done.err
 
 

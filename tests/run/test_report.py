@@ -26,8 +26,7 @@ from tests.report.made import make_run
 
 
 class Silent:
-    def on_step(self, step: Any) -> None: ...
-    def on_counts(self, computed: float, reused: float, figures: Any) -> None: ...
+    def on_progress(self, values: Any) -> None: ...
 
 
 @pytest.fixture(scope="module")

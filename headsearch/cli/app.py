@@ -1,138 +1,75 @@
-"""The command line: parses, calls, prints."""
+"""The commands."""
 
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
+from click.shell_completion import get_completion_class
 from rich.console import Console
 
 from headsearch import __version__
+from headsearch.cli import options
+from headsearch.cli.helping import Command
+from headsearch.cli.options import PATH
 from headsearch.errors import HeadsearchError
-from headsearch.run.config import (
-    DTYPES,
-    ENGINES,
-    EXPORT_FORMATS,
-    WEIGHTS,
-    RunConfig,
-    seconds,
-)
+from headsearch.run.config import EXPORT_FORMATS, RunConfig
 from headsearch.run.options import read_options
-from headsearch.task.metric import METRICS
 
 INTERRUPTED = 130
 NOTHING_FOUND = 3
 NOT_VERIFIED = 1
+SHELLS = ("bash", "zsh", "fish")
 
 
-class _Duration(click.ParamType[float]):
-    name = "duration"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> float:
-        """Read a duration such as 30m; raises `InputError`, which `main` prints."""
-        return value if isinstance(value, float) else seconds(str(value))
-
-
-def _options(*decorators: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Apply options in the order they are listed."""
-
-    def apply(function: Any) -> Any:
-        for decorator in reversed(decorators):
-            function = decorator(function)
-        return function
-
-    return apply
-
-
-# Model, data and metric: what a run is about.
-_asked = _options(
-    click.option(
-        "--config",
-        "config_file",
-        type=click.Path(path_type=Path),
-        help="Options from a RUN/config.json or a JSON object; others given here override it.",
-    ),
-    click.option("--data", help="CSV, JSON lines, Parquet, folder or hub name."),
-    click.option("--subset", help="Configuration of a hub data set."),
-    click.option("--split", help="Split of a hub data set or a saved folder."),
-    click.option("--text-column", help="[text]"),
-    click.option("--pair-column", help="Second text of a pair."),
-    click.option("--label-column", help="Class ids or names. [label]"),
-    click.option("--image-column", help="Of models that read images. [image]"),
-    click.option("--metric", type=click.Choice(METRICS), help="[accuracy]"),
-    click.option("--weight", type=click.Choice(WEIGHTS), help="What is to be saved. [heads]"),
-    click.option("--certify-fraction", type=float, help="Hold out a part of --data to certify on."),
-    click.option("--max-length", type=int, help="Cut texts to so many tokens."),
-    click.option("--max-examples", type=int, help="Use a random part of the data."),
-    click.option("--dtype", type=click.Choice(DTYPES), help="Of the search. [float32]"),
-    click.option("--seed", type=int, help="[0]"),
+@click.group(
+    epilog="Example: headsearch run ./model --data dev.csv --max-drop 0.01",
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
-# Budgets, certificate and engine: all that a resumed run may change.
-_resumable = _options(
-    click.option("--max-drop", type=float, help="How far the metric may fall, absolute. [0.01]"),
-    click.option("--certify-data", help="Held-out data to certify on, read as --data is."),
-    click.option("--confidence", type=float, help="Of the certificate. [0.95]"),
-    click.option("--max-evaluations", type=int, help="Stop after so many scored head sets."),
-    click.option("--max-expansions", type=int, help="Stop after so many expansions."),
-    click.option(
-        "--patience", type=int, help="Stop after so many expansions in vain; 0: never. [4]"
-    ),
-    click.option(
-        "--bound-evaluations", type=int, help="Spend so many, at the end, on the bound. [0]"
-    ),
-    click.option("--time-limit", type=_Duration(), help="Stop after a time such as 30m or 2h."),
-    click.option("--engine", type=click.Choice(ENGINES), help="Where to compute. [auto]"),
-    click.option("--ray-address", help="A running Ray cluster, or `auto`."),
-    click.option("--workers", type=int, help="Workers. [one for each GPU, or CPU]"),
-    click.option("--gpus-per-worker", type=float, help="GPUs of each worker; may be a fraction."),
-    click.option("--threads-per-worker", type=int, help="CPU threads of each worker."),
-    click.option("--shards", type=int, help="Shards of the data. [as many as workers]"),
-    click.option("--cache-mb", type=int, help="Parent cache of each worker, in MiB. [512]"),
-)
-_shown = _options(
-    click.option("--quiet", is_flag=True, help="No progress and no summary."),
-    click.option("--json", "as_json", is_flag=True, help="Print result.json to stdout."),
-)
-
-
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="headsearch")
 def cli() -> None:
     """Remove attention heads while a metric stays within a budget that you state."""
 
 
-@cli.command(epilog="Example: headsearch run ./model --data dev.csv --max-drop 0.01")
-@click.argument("model", required=False, metavar="MODEL")
-@_asked
-@_resumable
-@click.option("--out", type=click.Path(path_type=Path), help="Run folder. [runs/MODEL-N]")
-@click.option(
-    "--memo", type=click.Path(path_type=Path), help="Share scores in this file. [OUT/memo.sqlite]"
+@cli.command(
+    cls=Command,
+    epilog="Example: headsearch run ./model --data dev.csv --max-drop 0.01",
+    short_help="Search a model on labelled validation data.",
 )
-@_shown
-def run(out: Path | None, memo: Path | None, quiet: bool, as_json: bool, **options: Any) -> None:
+@click.argument("model", required=False, metavar="MODEL")
+@options.asked
+@options.resumable
+@options.out
+@click.option("--memo", type=PATH, help="Share scores in this file. [OUT/memo.sqlite]")
+@options.shown
+def run(out: Path | None, memo: Path | None, quiet: bool, as_json: bool, **given: Any) -> None:
     """Search MODEL, a local folder or a hub name, on labelled validation data."""
-    config = _config(**options)
+    config = _config(**given)
     from headsearch.run.command import start  # torch and transformers take seconds to import
 
     folder = out or _next_folder(config.model)
     _search(folder, quiet, as_json, lambda watcher: start(config, folder, watcher, memo))
 
 
-@cli.command(epilog="Example: headsearch plan ./model --data dev.csv --price-per-hour 2.5")
+@cli.command(
+    cls=Command,
+    epilog="Example: headsearch plan ./model --data dev.csv --price-per-hour 2.5",
+    short_help="Say what a search will cost, before.",
+)
 @click.argument("model", required=False, metavar="MODEL")
-@_asked
-@_resumable
-@click.option("--out", type=click.Path(path_type=Path), help="Run folder. [runs/MODEL-N]")
+@options.asked
+@options.resumable
+@options.out
 @click.option("--price-per-hour", type=float, help="Of one worker: says the cost too.")
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
-def plan(out: Path | None, price_per_hour: float | None, as_json: bool, **options: Any) -> None:
+def plan(out: Path | None, price_per_hour: float | None, as_json: bool, **given: Any) -> None:
     """Check all that a run of MODEL needs, probe the speed, and say what the search will cost."""
-    config = _config(**options)
+    config = _config(**given)
     from headsearch.report.plan_text import plan_lines
     from headsearch.run.plan import make_plan
 
@@ -140,60 +77,77 @@ def plan(out: Path | None, price_per_hour: float | None, as_json: bool, **option
     click.echo(json.dumps(found, indent=1) if as_json else "\n".join(plan_lines(found)))
 
 
-@cli.command()
-@click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
-@_resumable
-@_shown
-def resume(folder: Path, quiet: bool, as_json: bool, **options: Any) -> None:
+@cli.command(
+    cls=Command,
+    epilog="Example: headsearch resume runs/model-1 --max-drop 0.02",
+    short_help="Go on with a run; budgets may change.",
+)
+@click.argument("folder", metavar="RUN", type=PATH)
+@options.resumable
+@options.shown
+def resume(folder: Path, quiet: bool, as_json: bool, **given: Any) -> None:
     """Go on with RUN; budgets, certificate and engine may change. Every score it has is used."""
     from headsearch.run import command
     from headsearch.run.folder import RunFolder
 
     opened = RunFolder.open(folder)
-    changes = {k: v for k, v in options.items() if v is not None}
+    changes = {k: v for k, v in given.items() if v is not None}
     _search(folder, quiet, as_json, lambda watcher: command.resume(opened, changes, watcher))
 
 
-@cli.command()
-@click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
+@cli.command(
+    epilog="Example: headsearch status runs/model-1 --watch", short_help="Show how a run is going."
+)
+@click.argument("folder", metavar="RUN", type=PATH)
+@click.option("--watch", "stay", is_flag=True, help="Stay, and show how it goes until it ends.")
 @click.option("--json", "as_json", is_flag=True, help="Print progress.json.")
-def status(folder: Path, as_json: bool) -> None:
-    """Show how RUN is going."""
-    from headsearch.errors import RunFolderError
-    from headsearch.report.summary import result_lines, status_lines
-    from headsearch.run.folder import MASK, PROGRESS, RESULT, RunFolder
+def status(folder: Path, stay: bool, as_json: bool) -> None:
+    """Show how RUN is going, from any machine that sees its folder."""
+    from headsearch.report.screen import screen_lines
+    from headsearch.report.summary import result_lines
+    from headsearch.report.watch import state_line, watch
+    from headsearch.run.folder import MASK, RESULT, RunFolder
 
-    opened = RunFolder.open(folder)
-    progress = opened.read_json(PROGRESS)
-    if progress is None:
-        raise RunFolderError(f"{folder} has no {PROGRESS} yet: the run has not started to search")
+    opened, console = RunFolder.open(folder), Console()
+    progress = opened.progress()
     if as_json:
         click.echo(json.dumps(progress, indent=1))
         return
+    if stay:
+        progress = watch(opened.progress, opened.progress_age, console)
+    lines = [state_line(progress, opened.progress_age(), _resume_command(folder))]
+    if not stay:
+        lines += screen_lines(progress, console.width)
     result, mask = opened.read_json(RESULT), opened.read_json(MASK)
-    lines = status_lines(progress)
     if progress["state"] == "done" and result is not None and mask is not None:
         lines += ["", *result_lines(result, mask)]
     click.echo("\n".join(lines))
 
 
-@cli.command()
-@click.argument("target", metavar="RUN_OR_MODEL", type=click.Path(path_type=Path))
+@cli.command(
+    epilog="Example: headsearch verify runs/model-1 --data held_out.csv",
+    short_help="Score a run's mask again by the plain forward.",
+)
+@click.argument("target", metavar="RUN_OR_MODEL", type=PATH)
 @click.option("--data", help="Score on other data, with the columns that the run used.")
 @click.option("--json", "as_json", is_flag=True, help="Print the scores as JSON.")
-def verify(target: Path, data: str | None, as_json: bool) -> None:
+@options.map_by
+def verify(target: Path, data: str | None, as_json: bool, map: str | None) -> None:
     """Score a run's mask, or a model, again by the plain transformers forward."""
     from headsearch.report.summary import verify_lines
     from headsearch.run import command
 
-    scores = command.verify(target, data)
+    scores = command.verify(target, data, map)
     click.echo(json.dumps(scores, indent=1) if as_json else "\n".join(verify_lines(scores)))
     if not scores.get("verified", True):
         sys.exit(NOT_VERIFIED)
 
 
-@cli.command()
-@click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
+@cli.command(
+    epilog="Example: headsearch export runs/model-1 --format narrow --out small",
+    short_help="Write the pruned model of a run.",
+)
+@click.argument("folder", metavar="RUN", type=PATH)
 @click.option("--heads", type=int, help="Remove so many. [the most within the budget]")
 @click.option(
     "--format",
@@ -203,7 +157,7 @@ def verify(target: Path, data: str | None, as_json: bool) -> None:
     help="narrow: smaller, transformers loads it with a file that comes along; zeroed: as large as "
     "before, any tool loads it; onnx: for ONNX Runtime.",
 )
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Must not exist yet.")
+@click.option("--out", type=PATH, required=True, help="Must not exist yet.")
 def export(folder: Path, heads: int | None, kind: str, out: Path) -> None:
     """Write the model of an operating point of RUN, with tokenizer and model card."""
     from headsearch.report.card import card, export_lines
@@ -212,7 +166,10 @@ def export(folder: Path, heads: int | None, kind: str, out: Path) -> None:
     click.echo("\n".join(export_lines(export_model(folder, out, kind, heads, card))))
 
 
-@cli.command(epilog="Example: headsearch latency ./model ./small --batch 1 --tokens 128")
+@cli.command(
+    epilog="Example: headsearch latency ./model ./small --batch 1 --tokens 128",
+    short_help="Measure models against each other.",
+)
 @click.argument("models", metavar="MODEL...", nargs=-1, required=True)
 @click.option("--batch", "batches", type=int, multiple=True, help="Examples. [1 and 32]")
 @click.option("--tokens", type=int, multiple=True, help="Of each example. [32 and 128]")
@@ -247,25 +204,32 @@ def latency(
     click.echo(json.dumps(measured, indent=1) if as_json else "\n".join(latency_lines(measured)))
 
 
-@cli.command()
-@click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
+@cli.command(
+    epilog="Example: headsearch report runs/model-1 --no-examples",
+    short_help="Write what a run found as one page.",
+)
+@click.argument("folder", metavar="RUN", type=PATH)
 @click.option("--format", "style", type=click.Choice(("html", "md")), default="html", help="[html]")
-@click.option("--out", type=click.Path(path_type=Path), help="The file. [RUN/report.html or .md]")
+@click.option("--out", type=PATH, help="The file. [RUN/report.html or .md]")
 @click.option("--no-examples", is_flag=True, help="Without the answers that changed: no texts.")
-def report(folder: Path, style: str, out: Path | None, no_examples: bool) -> None:
+@options.map_by
+def report(folder: Path, style: str, out: Path | None, no_examples: bool, map: str | None) -> None:
     """Write what RUN found as one HTML page, or as Markdown with figures beside it."""
     from headsearch.report.figures import require_matplotlib
     from headsearch.report.page import write_report
     from headsearch.run.findings import gather
 
     require_matplotlib()  # before anything that takes long
-    findings = gather(folder, with_examples=not no_examples)
+    findings = gather(folder, with_examples=not no_examples, map_by=map)
     for path in write_report(out or folder / f"report.{style}", style, **findings):
         click.echo(path)
 
 
-@cli.command()
-@click.option("--out", type=click.Path(path_type=Path), help="Run folder. [runs/demo-N]")
+@cli.command(
+    epilog="Example: headsearch demo --out runs/demo",
+    short_help="Prune a real model on real data, no hub needed.",
+)
+@click.option("--out", type=PATH, help="Run folder. [runs/demo-N]")
 def demo(out: Path | None) -> None:
     """The whole way on a real model and real data; no model hub is needed."""
     from headsearch.demo.show import show
@@ -273,9 +237,21 @@ def demo(out: Path | None) -> None:
     show(out or _next_folder("demo"), Console())
 
 
-def _config(config_file: Path | None, **options: Any) -> RunConfig:
+@cli.command(
+    epilog="Example: headsearch completion bash >> ~/.bash_completion",
+    short_help="Let a shell complete commands and options.",
+)
+@click.argument("shell", type=click.Choice(SHELLS))
+def completion(shell: str) -> None:
+    """Print what lets SHELL complete commands, options and paths."""
+    found = get_completion_class(shell)
+    assert found is not None  # it is one of those that there are
+    click.echo(found(cli, {}, "headsearch", "_HEADSEARCH_COMPLETE").source())
+
+
+def _config(config_file: Path | None, **values: Any) -> RunConfig:
     """Return what is asked: by the command line, then by the file, then by default."""
-    given = {name: value for name, value in options.items() if value is not None}
+    given = {name: value for name, value in values.items() if value is not None}
     if config_file is not None:
         given = read_options(config_file) | given
     context = click.get_current_context()
@@ -290,13 +266,14 @@ def _search(folder: Path, quiet: bool, as_json: bool, call: Callable[[Any], Any]
     from headsearch.report.console import Progress
     from headsearch.report.summary import result_lines
 
+    title = f"headsearch: {folder} (Ctrl-C stops it, and it can be resumed)"
     try:
-        with Progress(Console(stderr=True), quiet) as progress:
+        with Progress(Console(stderr=True), quiet, title) as progress:
             outcome = call(progress)
     except KeyboardInterrupt:
         # Not through the console: it may be what was interrupted, half way through a line.
         begun = (folder / "config.json").exists()
-        text = f"go on with: headsearch resume {folder}" if begun else "nothing was written"
+        text = f"go on with: {_resume_command(folder)}" if begun else "nothing was written"
         click.echo(f"headsearch: interrupted; {text}", err=True)
         sys.exit(INTERRUPTED)
     if as_json:
@@ -305,6 +282,10 @@ def _search(folder: Path, quiet: bool, as_json: bool, call: Callable[[Any], Any]
         click.echo("\n".join([*result_lines(outcome.result, outcome.mask), "", f"in {folder}"]))
     if outcome.stopped_by_budget and not outcome.result["best"]["heads_removed"]:
         sys.exit(NOTHING_FOUND)
+
+
+def _resume_command(folder: Path) -> str:
+    return f"headsearch resume {shlex.quote(str(folder))}"
 
 
 def _next_folder(name: str) -> Path:

@@ -1,0 +1,129 @@
+"""What a person at a terminal meets: help, status, watching, completion."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+
+from headsearch.cli import cli
+from tests.report.progress import values
+
+# What a terminal of 80 columns and 24 lines shows, with the prompt.
+LINES, COLUMNS = 23, 80
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run folder that some process may be working on."""
+    folder = tmp_path / "my runs" / "one"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text('{"format": 1, "asked": {"model": "m", "data": "d"}}')
+    return folder
+
+
+def write(run: Path, **changed: Any) -> None:
+    (run / "progress.json").write_text(json.dumps(values(**changed)))
+
+
+@pytest.mark.parametrize("command", [None, *cli.commands])
+def test_help_fits_a_screen_and_gives_an_example(command: str | None, headsearch: Any) -> None:
+    shown = headsearch(*([] if command is None else [command]), "--help")
+    lines = shown.out.splitlines()
+    assert shown.code == 0
+    assert len(lines) <= LINES
+    assert max(map(len, lines)) < COLUMNS
+    assert lines[-1].startswith("  Example: headsearch ")
+
+
+@pytest.mark.parametrize("command", ["run", "plan", "resume"])
+def test_all_options_are_shown_on_demand(command: str, headsearch: Any) -> None:
+    shown = headsearch(command, "--help-all")
+    assert shown.code == 0
+    for parameter in cli.commands[command].params:
+        if isinstance(parameter, click.Option):
+            assert parameter.opts[0] in shown.out
+            assert parameter.help, parameter.name
+    assert "--cache-mb" in shown.out
+    assert "--cache-mb" not in headsearch(command, "--help").out
+
+
+def test_a_running_search_is_shown_as_on_its_own_screen(run: Path, headsearch: Any) -> None:
+    write(run)
+    lines = headsearch("status", run).out.splitlines()
+    assert lines[0] == "running"
+    assert "removed    50 of 72 heads (69%), accuracy 0.8091" in lines
+    assert "accuracy by heads removed" in lines
+
+
+def test_a_search_that_has_fallen_silent_says_how_to_go_on(run: Path, headsearch: Any) -> None:
+    write(run)
+    then = time.time() - 300
+    os.utime(run / "progress.json", (then, then))
+    line = headsearch("status", run).out.splitlines()[0]
+    assert line.startswith("running, but silent for 30")
+    assert line.endswith(f"if its process is gone: headsearch resume '{run}'")
+    assert headsearch("status", run, "--watch").code == 0  # it does not wait for ever
+
+
+def test_an_interrupted_search_says_how_to_go_on(run: Path, headsearch: Any) -> None:
+    write(run, state="interrupted")
+    line = headsearch("status", run).out.splitlines()[0]
+    assert line == f"interrupted; go on with: headsearch resume '{run}'"
+
+
+def test_watching_goes_on_until_the_run_ends(run: Path) -> None:
+    write(run)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "headsearch", "status", str(run), "--watch"],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    first = process.stdout.readline()
+    assert first.startswith("50 heads removed, accuracy 0.8091 | ")
+    assert process.poll() is None
+    aside = run / "aside"
+    aside.write_text(json.dumps(values(state="failed", best=[51, 0.809, 0.4])))
+    aside.rename(run / "progress.json")
+    rest, _ = process.communicate(timeout=60)
+    assert rest.splitlines()[0].startswith("51 heads removed")
+    assert rest.splitlines()[-1].startswith("failed; go on with: headsearch resume ")
+    assert process.returncode == 0
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_scripts_name_the_command(shell: str, headsearch: Any) -> None:
+    shown = headsearch("completion", shell)
+    assert shown.code == 0
+    assert "_HEADSEARCH_COMPLETE" in shown.out
+    assert headsearch("completion", "cmd").code == 2
+
+
+def test_bash_completes_commands_options_and_values(tmp_path: Path) -> None:
+    binary = Path(sys.executable).parent / "headsearch"
+    script = subprocess.run(
+        [binary, "completion", "bash"], capture_output=True, text=True, check=True
+    ).stdout
+
+    def complete(*words: str) -> list[str]:
+        program = (
+            f'{script}\nCOMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); PATH="{binary.parent}:$PATH"\n'
+            '_headsearch_completion headsearch; printf "%s\\n" "${COMPREPLY[@]}"'
+        )
+        done = subprocess.run(
+            ["bash", "-c", program, "bash", *words], capture_output=True, text=True, check=True
+        )
+        return done.stdout.split()
+
+    assert complete("headsearch", "re") == ["report", "resume"]
+    assert complete("headsearch", "status", "--w") == ["--watch"]
+    assert complete("headsearch", "run", "--metric", "p") == ["pearson", "perplexity"]
+    assert complete("headsearch", "run", "m", "--max-ev") == ["--max-evaluations"]
