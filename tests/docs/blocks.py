@@ -74,6 +74,8 @@ class Blocks:
         language, source = example.region.lexemes["language"], str(example.parsed)
         if language == "python":
             self._python(example)
+            if file := re.match(r"# (\w+\.py)\n", source):  # commands name it
+                Path(file[1]).write_text(source, encoding="utf-8")
         elif language in COMMANDS:
             self._commands(source)
         elif language in OUTPUT:

@@ -39,6 +39,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     table(place / "dev.csv", text=texts, label=labels)
     fresh = {t: label for t, label in zip(*texts_and_labels(90, 3), strict=True) if t not in texts}
     table(place / "held_out.csv", text=list(fresh), label=list(fresh.values()))
+    table(
+        place / "raw.csv",
+        title=[text.split()[0] for text in texts],
+        body=[" ".join(text.split()[1:]) for text in texts],
+        stars=[5 if label == "pos" else 1 for label in labels],
+    )
 
     # What the page of errors tells of.
     table(place / "stars.csv", text=["good1", "good2"], label=["pos", "great"])
