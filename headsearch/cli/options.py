@@ -41,10 +41,10 @@ asked = together(
     click.option("--data", cls=Common, help="CSV, JSON lines, Parquet, folder or hub name."),
     click.option("--subset", help="Configuration of a hub data set."),
     click.option("--split", help="Split of a hub data set or a saved folder."),
-    click.option("--text-column", cls=Common, metavar="NAME", help="[text]"),
+    click.option("--text-column", cls=Common, metavar="NAME", help="Texts. [text]"),
     click.option("--pair-column", metavar="NAME", help="Second text of a pair."),
     click.option("--label-column", cls=Common, metavar="NAME", help="Class ids or names. [label]"),
-    click.option("--image-column", metavar="NAME", help="Of models that read images. [image]"),
+    click.option("--image-column", metavar="NAME", help="Images, of models that read them. [image]"),
     click.option(
         "--metric",
         cls=Common,
@@ -63,7 +63,7 @@ asked = together(
     click.option("--max-length", type=int, help="Cut texts to so many tokens."),
     click.option("--max-examples", type=int, help="Use a random part of the data."),
     click.option("--dtype", type=click.Choice(DTYPES), help="Of the search. [float32]"),
-    click.option("--seed", type=int, help="[0]"),
+    click.option("--seed", type=int, help="Of what is drawn at random. [0]"),
     click.option(
         "--config",
         "config_file",
@@ -107,7 +107,7 @@ resumable = together(
     click.option(
         "--ray-address", cls=Common, metavar="ADDRESS", help="A running Ray cluster, or `auto`."
     ),
-    click.option("--workers", cls=Common, type=int, metavar="N", help="[one for each GPU, or CPU]"),
+    click.option("--workers", cls=Common, type=int, metavar="N", help="Processes. [one for each GPU, or CPU]"),
     click.option("--gpus-per-worker", type=float, help="GPUs of each worker; may be a fraction."),
     click.option("--threads-per-worker", type=int, help="CPU threads of each worker."),
     click.option("--shards", type=int, help="Shards of the data. [as many as workers]"),
