@@ -52,6 +52,8 @@ class Progress:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._values is not None:  # the screen stays: nothing is left of what has ended
+            self._values = {**self._values, "left": None}
         if self._live is not None:
             self._live.stop()
             self._live = None

@@ -113,7 +113,7 @@ def _scored(values: Mapping[str, Any]) -> str:
 
 def _time(values: Mapping[str, Any]) -> str:
     text, left = duration(values["seconds"]), values["left"]
-    if left is None:
+    if left is None or values.get("state", "running") != "running":
         return text
     if left["low"] == left["high"]:
         return f"{text}, {duration(left['high'])} left at most"

@@ -64,7 +64,8 @@ def test_what_is_left_of_a_budget_is_exact() -> None:
     assert "50 s left at most" in text(left={"low": 50, "expected": 50, "high": 50})
     ending = text(left={"low": 0.0, "expected": 0.0, "high": 90.0})
     assert "likely to end soon, 1 m 30 s left at most" in ending
-    assert text(left=None).splitlines()[7] == "time       4 m 20 s"
+    for over in ({"left": None}, {"state": "done"}):
+        assert text(**over).splitlines()[7] == "time       4 m 20 s"
 
 
 def test_other_weights_than_heads_are_said() -> None:
