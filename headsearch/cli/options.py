@@ -44,7 +44,9 @@ asked = together(
     click.option("--text-column", cls=Common, metavar="NAME", help="Texts. [text]"),
     click.option("--pair-column", metavar="NAME", help="Second text of a pair."),
     click.option("--label-column", cls=Common, metavar="NAME", help="Class ids or names. [label]"),
-    click.option("--image-column", metavar="NAME", help="Images, of models that read them. [image]"),
+    click.option(
+        "--image-column", metavar="NAME", help="Images, of models that read them. [image]"
+    ),
     click.option(
         "--metric",
         cls=Common,
@@ -107,7 +109,9 @@ resumable = together(
     click.option(
         "--ray-address", cls=Common, metavar="ADDRESS", help="A running Ray cluster, or `auto`."
     ),
-    click.option("--workers", cls=Common, type=int, metavar="N", help="Processes. [one for each GPU, or CPU]"),
+    click.option(
+        "--workers", cls=Common, type=int, metavar="N", help="Processes. [one for each GPU, or CPU]"
+    ),
     click.option("--gpus-per-worker", type=float, help="GPUs of each worker; may be a fraction."),
     click.option("--threads-per-worker", type=int, help="CPU threads of each worker."),
     click.option("--shards", type=int, help="Shards of the data. [as many as workers]"),

@@ -18,6 +18,9 @@ from headsearch.task.batches import Batch, Span
 DEFAULT_CACHE_BYTES = 512 << 20
 # Activations that one backward pass may hold.
 BACKWARD_BYTES = 256 << 20
+# Classes that have slopes of their own. Which answer is given, and nearly all of the loss, is
+# between a row's few likeliest, and each class costs a backward pass over all examples.
+LEADING = 4
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -59,8 +62,9 @@ class Scorer(ABC):
 
         To first order, removing head j changes the outputs by minus column j; removed heads get 0.
         Neither loss nor prediction changes when all classes' logits move together, so the mean
-        over classes is taken out, and classes - 1 backward passes serve all heads. Where an example
-        has several rows, it takes as many times that.
+        over classes is taken out, and classes - 1 backward passes serve all heads, or `LEADING`
+        where there are more classes: then only a row's likeliest have slopes of their own, see
+        `_margins`. Where an example has several rows, it takes as many times that.
         """
         parts = []
         for batch in self._batches[span.first : span.stop]:
@@ -116,26 +120,48 @@ def slopes(
         heads: of every layer, which heads the gates are of.
         examples: the example that each row is of, (rows,), ascending.
     """
-    result = np.zeros((len(rows), rows.shape[1], shape.total), np.float32)
-    if not gates:
-        return result
-    # Against class 0; for regression, the one output itself.
-    margins = rows[:, 1:] - rows[:, :1] if rows.shape[1] > 1 else rows
-    first = rows.shape[1] - margins.shape[1]
+    margins, margin_of = _margins(rows)
+    # A column of zeros first: of what the margins are against.
+    found = np.zeros((len(rows), 1 + margins.shape[1], shape.total), np.float32)
     # One row of every example at a time: all of an example's share its gates.
     turns = np.arange(len(examples)) - np.searchsorted(examples, examples)
-    for turn in range(int(turns.max(initial=-1)) + 1):
+    for turn in range(int(turns.max(initial=-1)) + 1 if gates else 0):
         chosen = np.flatnonzero(turns == turn)
         picked = margins[torch.from_numpy(chosen).to(margins.device)]
         for column in range(margins.shape[1]):
             # The graph is kept for the next one; it goes with the outputs.
-            found = torch.autograd.grad(
+            of_gates = torch.autograd.grad(
                 picked[:, column].sum(), list(gates.values()), retain_graph=True
             )
-            for layer, slope in zip(gates, found, strict=True):
+            for layer, slope in zip(gates, of_gates, strict=True):
                 places = [shape.start(layer) + head for head in heads[layer]]
                 values = slope.float().cpu().numpy()[examples[chosen]]
-                result[chosen[:, None], first + column, places] = values
+                found[chosen[:, None], 1 + column, places] = values
+    result: np.ndarray = np.take_along_axis(found, margin_of[:, :, None], axis=1)
     if result.shape[1] > 1:
         result -= result.mean(axis=1, keepdims=True)
     return result
+
+
+def _margins(rows: Tensor) -> tuple[Tensor, np.ndarray]:
+    """Return what backward passes are taken of, (rows, margins), and which is each class's.
+
+    The latter is (rows, classes): 0 for the class that the others are measured against, whose
+    slopes are 0, else 1 and more. Of few classes each has its own. Of many only the likeliest of
+    each row have; all others share one, the mean of their logits by their chances. The loss of a
+    row whose label is among the likeliest has its exact slope all the same, as a loss gives the
+    others weights in proportion to their chances.
+    """
+    count, classes = rows.shape
+    if classes == 1:  # regression: the one output itself
+        return rows, np.ones((count, 1), np.int64)
+    if classes <= LEADING + 1:
+        return rows[:, 1:] - rows[:, :1], np.tile(np.arange(classes), (count, 1))
+    known = rows.detach().float()
+    leading = torch.sort(known, dim=1, descending=True, stable=True).indices[:, :LEADING]
+    chances = known.scatter(1, leading, -torch.inf).softmax(1).to(rows.dtype)
+    rest = (rows * chances).sum(1, keepdim=True)
+    tops = rows.gather(1, leading)
+    margin_of = torch.full_like(leading[:, :1], LEADING).repeat(1, classes)
+    margin_of.scatter_(1, leading, torch.arange(LEADING, device=rows.device).repeat(count, 1))
+    return torch.cat([tops[:, 1:], rest], dim=1) - tops[:, :1], margin_of.cpu().numpy()

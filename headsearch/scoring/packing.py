@@ -15,6 +15,11 @@ from headsearch.scoring.products import ROWS
 from headsearch.task.batches import Batch
 
 
+# First tokens come in multiples of this: with fewer, MKL's batched products, which those of a last
+# layer are, take another way through the same sums on Intel's processors.
+FIRST_ROWS = 16
+
+
 @dataclass(frozen=True)
 class Run:
     """Neighbouring examples of one length.
@@ -35,7 +40,8 @@ class Packing:
 
     All products of a layer but attention's own take rows, whatever example they are of, so nothing
     is spent on padding; attention takes one run after the other. There are a few more rows at the
-    end, so that their number is a multiple of `ROWS`; so there are of examples where each has one.
+    end, so that their number is a multiple of `ROWS`; so there are of examples where each has one,
+    a multiple of `FIRST_ROWS`.
 
     Args:
         batch: the examples; those of one length should be neighbours.
@@ -54,7 +60,7 @@ class Packing:
             self._real = torch.from_numpy(batch.arrays["attention_mask"]).to(device).bool()
         starts = np.cumsum([0, *lengths])
         self._more = -int(starts[-1]) % ROWS
-        self._more_examples = -len(lengths) % ROWS
+        self._more_examples = -len(lengths) % FIRST_ROWS
         edges = [0, *(np.flatnonzero(np.diff(lengths)) + 1), len(lengths)]
         self.runs = [
             Run(int(starts[start]), int(stop - start), int(lengths[start]))

@@ -19,6 +19,7 @@ from headsearch.scoring.evaluator import Evaluator
 from headsearch.scoring.item import GRADIENTS, OUTPUTS, WorkItem
 from headsearch.scoring.layers import FusedLayer
 from headsearch.scoring.products import PackedLinear
+from headsearch.scoring.stock import StockEvaluator
 from headsearch.task.batches import BatchedData, Span
 from tests.tiny import SPECS, tiny_data, tiny_model
 
@@ -334,6 +335,56 @@ def test_gradients_of_a_regression_are_those_of_its_one_output() -> None:
         slope = (whole - np.concatenate(parts)) / step
         assert slope.shape == shape
         np.testing.assert_allclose(found[:, :, head], slope, rtol=0.1, atol=2e-2)
+
+
+CLASSES = 12
+
+
+@pytest.mark.parametrize("scorer", [Evaluator, StockEvaluator])
+def test_of_many_classes_only_the_likeliest_have_gradients_of_their_own(
+    scorer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny_model("BERT", num_labels=CLASSES)
+    data, calls, grad = tiny_data(model), [], torch.autograd.grad
+    monkeypatch.setattr(
+        torch.autograd, "grad", lambda *args, **options: calls.append(1) or grad(*args, **options)
+    )
+
+    def gradients(leading: int) -> tuple[np.ndarray, float]:
+        """Gradients, and how many backward passes each batch took."""
+        monkeypatch.setattr("headsearch.scoring.base.LEADING", leading)
+        calls.clear()
+        evaluator = scorer(rebuild(bundle(model)), data.batches)
+        return evaluator.gradients(PARENTS[1], Span(0, 5)), len(calls) / len(data.batches)
+
+    full, passes = gradients(CLASSES)
+    assert passes == CLASSES - 1
+    found, passes = gradients(4)
+    assert passes == 4
+    assert found.shape == full.shape
+    logits = plain_outputs(model, data.batches, PARENTS[1]).astype(np.float64)
+    chances = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    for row in range(data.examples):
+        ranked = np.argsort(-logits[row])
+        top, rest = ranked[:4], ranked[4:]
+        shares = chances[row][rest] / chances[row][rest].sum()
+        against = full[row] - full[row][top[0]]  # what all share is of no effect
+        expected = against.copy()
+        expected[rest] = shares @ against[rest]
+        np.testing.assert_allclose(found[row] - found[row][top[0]], expected, rtol=0, atol=2e-5)
+        for label in top:  # the slope of a loss is exact
+            weights = chances[row] - (np.arange(CLASSES) == label)
+            np.testing.assert_allclose(weights @ found[row], weights @ full[row], atol=2e-5)
+    assert np.abs(found - full).max() > 1e-3, "the others do have slopes of another size"
+
+
+def test_a_few_more_classes_all_have_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model("BERT", num_labels=5)
+    data = tiny_data(model)
+    found = evaluator_of(model, data).gradients(HeadSet(), Span(0, 5))
+    monkeypatch.setattr("headsearch.scoring.base.LEADING", 100)
+    full = evaluator_of(model, data).gradients(HeadSet(), Span(0, 5))
+    np.testing.assert_array_equal(found, full)
 
 
 def test_gradients_do_not_depend_on_how_batches_are_cut(
