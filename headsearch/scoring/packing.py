@@ -14,7 +14,6 @@ from torch import Tensor
 from headsearch.scoring.products import ROWS
 from headsearch.task.batches import Batch
 
-
 # First tokens come in multiples of this: with fewer, MKL's batched products, which those of a last
 # layer are, take another way through the same sums on Intel's processors.
 FIRST_ROWS = 16
