@@ -68,7 +68,7 @@ class Settings:
     """How to search.
 
     Attributes:
-        rollouts: where the search begins; one backward pass for each class at every measurement.
+        rollouts: where the search begins; four backward passes at most at every measurement.
         guides: guides whose paths are climbed in every expansion, on exact effects.
         proposals: states in a round that the surrogate proposes; 0: it is not asked.
         horizon: most heads that h may promise: linear predictions are not trusted further.
