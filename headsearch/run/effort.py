@@ -8,8 +8,8 @@ least, half of them as a rule, and all of them at most. For 72 heads and the def
 that is 126 to 396, and 216 as a rule. Real searches of 72 heads took 136, 171, 181, 207, 248, 273,
 308 and 311 (the demo, `benchmarks/results/quality/*.json` and `benchmarks/results/minilm.json`); of
 these nothing was given up half way in the one of 273, whose processor did not allow it then, and in
-that of 308, a regression. That it grows in proportion to the heads follows from how the search works; of larger models it was not
-measured.
+that of 308, a regression. That it grows in proportion to the heads follows from how the search
+works; of larger models it was not measured.
 
 Time. What doesn't shrink with more workers was fitted by eye, rather too long than too short, to
 the efficiencies in `benchmarks/results/scaling_simulated.json`, of 8 to 1,024 GPUs: some 2 seconds,
