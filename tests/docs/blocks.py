@@ -27,6 +27,7 @@ DIRECTIVES = ("eval-rst", "figure", "include", "literalinclude", "toctree")
 # Commands that no test runs, each with the reason. Their options are checked all the same.
 NOT_RUN = {
     "make demo": "takes minutes, and fetches a model and data",
+    "make docs": "test_site.py builds the site",
     "make test": "runs this",
     "pip install headsearch": "needs a package registry",
     "headsearch run ./model --data dev.csv --max-drop 0.01 --out runs/large --ray-address auto": (
