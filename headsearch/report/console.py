@@ -99,7 +99,8 @@ def plain_line(values: dict[str, Any]) -> str:
     saved = "".join(f"{n:,} {unit} saved, " for unit, n in values.get("saved", {}).items())
     workers = round(values.get("engine", {}).get("workers", 1))
     crew = f" by {workers} workers" if workers > 1 else ""
-    left = "" if values["left"] is None else f", about {duration(values['left']['expected'])} left"
+    expected = (values["left"] or {}).get("expected")  # 0: past the expected number of evaluations
+    left = f", about {duration(expected)} left" if expected else ""
     return (
         f"{heads} heads removed, {saved}{values['metric']} {shown} | "
         f"{values['evaluations']:g} evaluations, {values['rate']:.2f}/s{crew} | "

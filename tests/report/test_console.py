@@ -14,7 +14,7 @@ from rich.console import Console
 
 from headsearch.heads import HeadMap, HeadSet
 from headsearch.report import duration, picture
-from headsearch.report.console import Progress
+from headsearch.report.console import Progress, plain_line
 from headsearch.report.picture import head_picture
 from headsearch.report.watch import SILENT, state_line, watch
 from headsearch.run.config import seconds
@@ -44,6 +44,8 @@ def test_piped_output_is_plain_lines_when_something_better_is_found() -> None:
     )
     assert lines[1].startswith("4 heads removed, accuracy 0.8100 | 9 evaluations")
     assert "\x1b" not in stream.getvalue()
+    late = plain_line(values(left={"low": 0.0, "expected": 0.0, "high": 90.0}))
+    assert late.endswith("| 260 s")
 
 
 def test_a_terminal_gets_one_screen_that_changes() -> None:
