@@ -13,8 +13,8 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 import headsearch  # noqa: E402  # of this very folder
-from headsearch import api  # noqa: E402
-from headsearch.cli import cli  # noqa: E402
+from headsearch import api  # noqa: E402  # likewise
+from headsearch.cli import cli  # noqa: E402  # likewise
 
 # `headsearch.search` is a folder that can be called; what is described is the call.
 headsearch.search = api.search

@@ -41,10 +41,7 @@ def cli() -> None:
     epilog="Example: headsearch run ./model --data dev.csv --max-drop 0.01",
     short_help="Search a model on labelled validation data.",
 )
-@click.argument("model", required=False, metavar="MODEL")
-@options.asked
-@options.resumable
-@options.out
+@options.search
 @click.option("--memo", type=PATH, help="Share scores in this file. [OUT/memo.sqlite]")
 @options.shown
 def run(out: Path | None, memo: Path | None, quiet: bool, as_json: bool, **given: Any) -> None:
@@ -61,10 +58,7 @@ def run(out: Path | None, memo: Path | None, quiet: bool, as_json: bool, **given
     epilog="Example: headsearch plan ./model --data dev.csv --price-per-hour 2.5",
     short_help="Say what a search will cost, before.",
 )
-@click.argument("model", required=False, metavar="MODEL")
-@options.asked
-@options.resumable
-@options.out
+@options.search
 @click.option("--price-per-hour", type=float, help="Of one worker: says the cost too.")
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
 def plan(out: Path | None, price_per_hour: float | None, as_json: bool, **given: Any) -> None:

@@ -37,7 +37,8 @@ def together(*decorators: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 # Model, data and metric: what a run is about.
-asked = together(
+_asked = together(
+    click.argument("model", required=False, metavar="MODEL"),
     click.option("--data", cls=Common, help="CSV, JSON lines, Parquet, folder or hub name."),
     click.option("--subset", help="Configuration of a hub data set."),
     click.option("--split", help="Split of a hub data set or a saved folder."),
@@ -123,6 +124,11 @@ shown = together(
         "--json", "as_json", cls=Common, is_flag=True, help="Print result.json to stdout."
     ),
 )
-out = click.option(
-    "--out", cls=Common, type=PATH, metavar="FOLDER", help="Run folder. [runs/MODEL-N]"
+# All that tells what to search, and where it is to be written.
+search = together(
+    _asked,
+    resumable,
+    click.option(
+        "--out", cls=Common, type=PATH, metavar="FOLDER", help="Run folder. [runs/MODEL-N]"
+    ),
 )

@@ -9,9 +9,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from headsearch.report.duration import duration
-from headsearch.report.screen import screen_lines
-from headsearch.report.summary import score_text
+from headsearch.report.screen import plain_line, screen_lines
 
 # Piped output gets a line when something better is found, and at least this often in seconds.
 PLAIN_INTERVAL = 30.0
@@ -90,19 +88,3 @@ class Progress:
         # Not taller than the terminal, or what has scrolled away can't be drawn over.
         lines = [*titled, *lines][: max(1, self._console.height - 1)]
         return Text("\n".join(lines), overflow="crop", no_wrap=True)
-
-
-def plain_line(values: dict[str, Any]) -> str:
-    """Return how a search is going in one line."""
-    heads, metric, _ = values["best"]
-    shown = "-" if metric is None else score_text({"metric": metric}, values["metric"])
-    saved = "".join(f"{n:,} {unit} saved, " for unit, n in values.get("saved", {}).items())
-    workers = round(values.get("engine", {}).get("workers", 1))
-    crew = f" by {workers} workers" if workers > 1 else ""
-    expected = (values["left"] or {}).get("expected")  # 0: past the expected number of evaluations
-    left = f", about {duration(expected)} left" if expected else ""
-    return (
-        f"{heads} heads removed, {saved}{values['metric']} {shown} | "
-        f"{values['evaluations']:g} evaluations, {values['rate']:.2f}/s{crew} | "
-        f"{values['kind']} at {values['g']} | {values['seconds']:.0f} s{left}"
-    )

@@ -1,4 +1,4 @@
-"""A running search on one calm screen."""
+"""A running search on one calm screen, or in a line."""
 
 from __future__ import annotations
 
@@ -31,8 +31,7 @@ def screen_lines(values: Mapping[str, Any], width: int = 80) -> list[str]:
         values: the content of a run's `progress.json`, or of `run.tally.Tally.values`.
         width: of the screen, in columns; longer texts are wrapped.
     """
-    width = min(width, WIDEST)
-    values = {**_of_earlier_versions(values), **values}
+    width, values = min(width, WIDEST), _whole(values)
     lines = list[str]()
     for name, text in _rows(values):
         for line in textwrap.wrap(text, max(20, width - INDENT)):
@@ -48,8 +47,22 @@ def screen_lines(values: Mapping[str, Any], width: int = 80) -> list[str]:
     return lines
 
 
-def _of_earlier_versions(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what progress files of earlier versions did not have."""
+def plain_line(values: Mapping[str, Any]) -> str:
+    """Return the same in one line; see `screen_lines`."""
+    values = _whole(values)
+    heads, metric, _ = values["best"]
+    shown = "-" if metric is None else _shown(values, metric)
+    expected = (values["left"] or {}).get("expected")  # 0: past the expected number of evaluations
+    left = f", about {duration(expected)} left" if expected else ""
+    return (
+        f"{heads} heads removed{_saved(values)}, {values['metric']} {shown} | "
+        f"{values['evaluations']:g} evaluations, {_speed(values)} | "
+        f"{values['kind']} at {values['g']} | {values['seconds']:.0f} s{left}"
+    )
+
+
+def _whole(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return progress with what files of earlier versions did not have."""
     heads = values["heads"]
     return {
         "metric": "metric",
@@ -60,13 +73,13 @@ def _of_earlier_versions(values: Mapping[str, Any]) -> dict[str, Any]:
         "expected": None,
         "points": [],
         "left": None,
+        **values,
     }
 
 
 def _rows(values: Mapping[str, Any]) -> list[tuple[str, str]]:
     heads, metric, _ = values["best"]
     share = heads / values["heads"] if values["heads"] else 0.0
-    saved = "".join(f", {n:,} {unit} saved" for unit, n in values.get("saved", {}).items())
     asked = ""
     if values["threshold"] is not None:
         least = "at most" if values["metric"] == PERPLEXITY else "at least"
@@ -74,7 +87,7 @@ def _rows(values: Mapping[str, Any]) -> list[tuple[str, str]]:
             f"{values['metric']} {_shown(values, values['baseline'])} before, {least} "
             f"{_shown(values, values['threshold'])} is asked"
         )
-    found = f"{heads} of {values['heads']} heads ({share:.0%}){saved}"
+    found = f"{heads} of {values['heads']} heads ({share:.0%}){_saved(values)}"
     if metric is not None:
         found += f", {values['metric']} {_shown(values, metric)}"
     return [
@@ -102,13 +115,19 @@ def _scored(values: Mapping[str, Any]) -> str:
             f" of about {expected['expected']:,.0f} ({expected['low']:,.0f} to "
             f"{expected['high']:,.0f})"
         )
-    engine = values.get("engine", {})
-    text += f", {values['rate']:.2f}/s"
-    if (workers := round(engine.get("workers", 1))) > 1:
-        text += f" by {workers} workers"
-    if hits := engine.get("memo_hit_rate", 0.0):
+    text += f", {_speed(values)}"
+    if hits := values.get("engine", {}).get("memo_hit_rate", 0.0):
         text += f", {hits:.0%} from the memo"
     return text
+
+
+def _saved(values: Mapping[str, Any]) -> str:
+    return "".join(f", {n:,} {unit} saved" for unit, n in values.get("saved", {}).items())
+
+
+def _speed(values: Mapping[str, Any]) -> str:
+    workers = round(values.get("engine", {}).get("workers", 1))
+    return f"{values['rate']:.2f}/s" + (f" by {workers} workers" if workers > 1 else "")
 
 
 def _time(values: Mapping[str, Any]) -> str:

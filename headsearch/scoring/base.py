@@ -162,6 +162,6 @@ def _margins(rows: Tensor) -> tuple[Tensor, np.ndarray]:
     chances = known.scatter(1, leading, -torch.inf).softmax(1).to(rows.dtype)
     rest = (rows * chances).sum(1, keepdim=True)
     tops = rows.gather(1, leading)
-    margin_of = torch.full_like(leading[:, :1], LEADING).repeat(1, classes)
+    margin_of = torch.full((count, classes), LEADING, device=rows.device)
     margin_of.scatter_(1, leading, torch.arange(LEADING, device=rows.device).repeat(count, 1))
     return torch.cat([tops[:, 1:], rest], dim=1) - tops[:, :1], margin_of.cpu().numpy()

@@ -11,8 +11,6 @@ from typing import Any
 from headsearch.errors import DataError, InputError
 from headsearch.task.sources import quiet_datasets
 
-RULE = "`map` must be FILE.py:FUNCTION"
-
 
 def mapped(table: Any, named: str) -> Any:
     """Return a data set whose rows went through a function.
@@ -37,7 +35,7 @@ def mapped(table: Any, named: str) -> Any:
 def _load(named: str) -> Callable[..., Any]:
     file, _, name = named.rpartition(":")
     if not file.endswith(".py") or not name.isidentifier():
-        raise InputError(f"{RULE} but got {named!r}")
+        raise InputError(f"`map` must be FILE.py:FUNCTION but got {named!r}")
     if not Path(file).is_file():
         raise InputError(f"the file of `map` was not found: {file}")
     found = importlib.util.spec_from_file_location("headsearch_map", file)
@@ -48,11 +46,11 @@ def _load(named: str) -> Callable[..., Any]:
         found.loader.exec_module(module)
     except Exception as error:
         raise DataError(f"{file} could not be run: {_said(error, named)}") from None
-    function = getattr(module, name, None)
+    function: Callable[..., Any] | None = getattr(module, name, None)
     if not callable(function):
         there = ", ".join(sorted(n for n, v in vars(module).items() if callable(v) and n[0] != "_"))
         raise InputError(f"{file} must have the function {name!r} but has {there or 'none'}")
-    return function  # type: ignore[no-any-return]
+    return function
 
 
 def _said(error: Exception, named: str) -> str:

@@ -7,13 +7,13 @@ import shlex
 import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NamedTuple
 
 from sybil import Document, Example, Region
 from sybil.evaluators.python import PythonEvaluator
 from sybil.parsers.markdown.lexers import RawFencedCodeBlockLexer
 
 from headsearch.cli import cli
+from tests.calling import Done
 
 FENCED = RawFencedCodeBlockLexer(re.compile(r"(?P<language>[^\n]*)\n"))
 # Indented by four, after an empty line; a list's own lines are indented by less.
@@ -36,21 +36,14 @@ NOT_RUN = {
 }
 
 
-class Ran(NamedTuple):
-    """How a command ended."""
-
-    code: int
-    text: str  # on stdout and stderr
-
-
 class Blocks:
     """A parser of Sybil's that knows what to do with each block.
 
     Args:
-        call: runs a command line of headsearch, given its arguments.
+        call: runs a command line of headsearch, given its arguments one by one.
     """
 
-    def __init__(self, call: Callable[[list[str]], Ran]) -> None:
+    def __init__(self, call: Callable[..., Done]) -> None:
         self._call = call
         self._python = PythonEvaluator()
 
@@ -99,15 +92,14 @@ class Blocks:
             refused = any(each.startswith("headsearch: ") for each in expected)
             if not refused and "--out" in words:  # pages make the same folder more than once
                 shutil.rmtree(Path(words[words.index("--out") + 1]), ignore_errors=True)
-            ran = self._call(words[1:])
+            ran = self._call(*words[1:])
+            text = ran.out + ran.err
             # On data that the search never saw a tiny model's mask may well not hold.
             unseen = words[1] == "verify" and "--data" in words
-            assert ran.code in ({2} if refused else {0, 1} if unseen else {0}), (
-                f"{line}\n{ran.text}"
-            )
+            assert ran.code in ({2} if refused else {0, 1} if unseen else {0}), f"{line}\n{text}"
             for each in expected:  # an ellipsis: something is left out
                 pattern = ".*".join(map(re.escape, each.split("…")))
-                assert re.search(pattern, ran.text), f"{line}\n{ran.text}"
+                assert re.search(pattern, text), f"{line}\n{text}"
 
 
 def commands(source: str) -> list[tuple[str, list[str]]]:

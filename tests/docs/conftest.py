@@ -20,7 +20,7 @@ from transformers import BertConfig, BertModel, XLNetConfig, XLNetForSequenceCla
 import headsearch
 from headsearch import cli
 from headsearch.run import plan
-from tests.docs.blocks import Ran
+from tests.calling import Done, caller
 from tests.tiny import BERT_LIKE
 from tests.words import save_folder, texts_and_labels, tiny_tokenizer, trained_model
 
@@ -120,18 +120,6 @@ def namespace(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any
 @pytest.fixture
 def call(
     workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[[list[str]], Ran]:
+) -> Callable[..., Done]:
     """Call the command line as `main` does."""
-
-    def run(args: list[str]) -> Ran:
-        monkeypatch.setattr(sys, "argv", ["headsearch", *args])
-        capsys.readouterr()
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as ended:
-            code = int(ended.code or 0)
-        captured = capsys.readouterr()
-        return Ran(code, captured.out + captured.err)
-
-    return run
+    return caller(monkeypatch, capsys)

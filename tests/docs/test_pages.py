@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from sybil import Sybil
 
-from tests.docs.blocks import NOT_RUN, Blocks, Ran, commands
+from tests.calling import Done
+from tests.docs.blocks import NOT_RUN, Blocks, commands
 
 ROOT = Path(__file__).parent.parent.parent
 DOCS = ROOT / "docs"
@@ -20,17 +21,17 @@ PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
 LEAST_LITERAL = 15
 
 
-def never(args: list[str]) -> Ran:
+def never(*args: str) -> Done:
     raise AssertionError(args)
 
 
-def parsed(page: Path, call: Callable[[list[str]], Ran]) -> Any:
+def parsed(page: Path, call: Callable[..., Done]) -> Any:
     return Sybil(parsers=[Blocks(call)], pattern="*.md").parse(page)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_all_blocks_of_a_page_run_in_order(
-    page: Path, call: Callable[[list[str]], Ran], namespace: dict[str, Any]
+    page: Path, call: Callable[..., Done], namespace: dict[str, Any]
 ) -> None:
     document = parsed(page, call)
     document.namespace.update(namespace)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import doctest
 import io
 import sys
-import types
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,8 +14,9 @@ from rich.console import Console
 
 from headsearch.heads import HeadMap, HeadSet
 from headsearch.report import duration, picture
-from headsearch.report.console import Progress, plain_line
+from headsearch.report.console import Progress
 from headsearch.report.picture import head_picture
+from headsearch.report.screen import plain_line
 from headsearch.report.watch import SILENT, state_line, watch
 from headsearch.run.config import seconds
 from tests.report.progress import starting, values
@@ -88,11 +89,8 @@ class Handle:
 
 def test_a_notebook_gets_one_output_that_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     handle = Handle()
-    display = types.ModuleType("display")
-    display.display = lambda *_, **options: handle if options["display_id"] else None  # type: ignore[attr-defined]
-    python = types.ModuleType("IPython")
-    python.display = display  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "IPython", python)
+    display = SimpleNamespace(display=lambda *_, display_id, **__: handle if display_id else None)
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(display=display))
     shown, stream = console(terminal=False, force_jupyter=True)
     with Progress(shown) as progress:
         progress.on_progress(found(2, 5.0))

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from headsearch.report.curve import ASKED, DOT, ROWS, curve_lines
-from headsearch.report.screen import screen_lines
+from headsearch.report.screen import plain_line, screen_lines
 from tests.report.progress import starting, values
 
 
@@ -79,6 +79,7 @@ def test_progress_of_earlier_versions_is_shown() -> None:
     old = {name: value for name, value in values().items() if name not in new}
     assert screen_lines(old)[0] == "removed    50 of 72 heads (69%), metric 0.8091"
     assert "bound      72 (proved)" in screen_lines(old)
+    assert plain_line(old).startswith("50 heads removed, metric 0.8091 | 120.5 evaluations, ")
 
 
 def test_the_curve_is_the_largest_metric_with_at_least_so_many_heads_removed() -> None:

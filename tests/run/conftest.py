@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from headsearch import cli
+from tests.calling import Done, caller
 from tests.words import save_folder, texts_and_labels, trained_model
 
 
@@ -37,28 +36,9 @@ def assets(tmp_path_factory: pytest.TempPathFactory) -> Assets:
     return made
 
 
-@dataclass(frozen=True)
-class Done:
-    code: int
-    out: str
-    err: str
-
-
 @pytest.fixture
 def headsearch(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., Done]:
     """Call the command line as `main` does and return exit code and output."""
-
-    def call(*args: object) -> Done:
-        monkeypatch.setattr(sys, "argv", ["headsearch", *map(str, args)])
-        capsys.readouterr()
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as exit_:
-            code = int(exit_.code or 0)
-        captured = capsys.readouterr()
-        return Done(code, captured.out, captured.err)
-
-    return call
+    return caller(monkeypatch, capsys)

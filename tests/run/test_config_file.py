@@ -143,4 +143,4 @@ def test_model_and_data_must_come_from_somewhere(tmp_path: Path, headsearch: Any
 
 def test_types_are_checked_in_python_too() -> None:
     with pytest.raises(InputError, match="`max_evaluations` must be a whole number but got '80'"):
-        RunConfig(model="m", data="d", max_evaluations="80")  # type: ignore[arg-type]
+        RunConfig(model="m", data="d", max_evaluations="80")  # type: ignore[arg-type]  # wrong on purpose
