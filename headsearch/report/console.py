@@ -13,6 +13,9 @@ from headsearch.report.screen import plain_line, screen_lines
 
 # Piped output gets a line when something better is found, and at least this often in seconds.
 PLAIN_INTERVAL = 30.0
+# Columns that stay free: a terminal writes ^C there, and in the next line where there are none, so
+# that the screen would be drawn a line too low.
+MARGIN = 3
 # A notebook is sent a new screen this often, in seconds.
 NOTEBOOK_INTERVAL = 1.0
 
@@ -83,7 +86,7 @@ class Progress:
     def _screen(self) -> Text:
         lines = ["starting"]
         if self._values is not None:
-            lines = screen_lines(self._values, self._console.width)
+            lines = screen_lines(self._values, self._console.width - MARGIN)
         titled = [self._title, ""] if self._title else []
         # Not taller than the terminal, or what has scrolled away can't be drawn over.
         lines = [*titled, *lines][: max(1, self._console.height - 1)]

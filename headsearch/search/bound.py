@@ -60,6 +60,8 @@ class Bound:
         """What `assumed` assumes, in words."""
         if not self.rests_on:
             return "none"
+        if self.rests_on == 1:
+            return "the scored set of heads that misses the budget is part of no set that meets it"
         return (
             f"none of {self.rests_on} scored sets of heads that miss the budget is part of a set "
             "that meets it"

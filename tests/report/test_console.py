@@ -69,6 +69,14 @@ def test_a_screen_is_no_taller_than_the_terminal() -> None:
     assert stream.getvalue().split("budget  ")[-1].count("\n") == 5
 
 
+def test_a_screen_leaves_room_for_what_a_terminal_writes_when_it_is_interrupted() -> None:
+    shown, stream = console(terminal=True, height=40)
+    with Progress(shown) as progress:
+        progress.on_progress(found(4, 9.0))
+    lines = [line for line in stream.getvalue().splitlines() if "\x1b" not in line]
+    assert max(map(len, lines)) <= 80 - len("^C")
+
+
 def test_quiet_is_quiet() -> None:
     for terminal in (False, True):
         shown, stream = console(terminal)

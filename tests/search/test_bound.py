@@ -78,6 +78,16 @@ def test_what_speaks_against_the_assumption_is_counted(seed: int) -> None:
         assert bound_text(bound.to_step()).endswith(seen)
 
 
+def test_the_assumption_says_how_many_sets_it_rests_on() -> None:
+    bounds = Bounds(HeadMap((3,)))
+    bounds.observe(scored(HeadSet(), True))
+    assert bounds.now().assumption == "none"
+    bounds.observe(scored(HeadSet(1), False))
+    assert bounds.now().assumption.startswith("the scored set of heads that misses the budget ")
+    bounds.observe(scored(HeadSet(2), False))
+    assert bounds.now().assumption.startswith("none of 2 scored sets of heads that miss ")
+
+
 def test_an_assumed_bound_that_is_wrong_is_lifted_once_the_states_are_seen() -> None:
     bounds = Bounds(HeadMap((3,)))
     for bits, good in ((0, True), (1, False), (2, False), (4, False)):
