@@ -51,7 +51,7 @@ from headsearch.search.guides import (
 from headsearch.search.learning import Learner
 from headsearch.search.ledger import Ledger, Stop
 from headsearch.search.points import operating_points
-from headsearch.search.problem import OUTPUTS, Ask, Node, Oracle, Problem
+from headsearch.search.problem import Ask, Node, Oracle, Problem
 from headsearch.search.promise import promise, rest_of
 from headsearch.search.proposals import by_start
 from headsearch.search.rollouts import Rollout, roll_out
