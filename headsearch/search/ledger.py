@@ -100,7 +100,7 @@ class Ledger:
         """
         child = self.known[node.heads.add(head)]
         if child.whole:
-            return child.outputs - node.outputs
+            return np.asarray(child.outputs - node.outputs)
         scored = self.examples.get(child.heads, np.arange(len(child.outputs)))
         effect = np.zeros_like(node.outputs)
         effect[scored] = child.outputs - node.outputs[scored]
