@@ -90,8 +90,13 @@ def test_the_hardest_examples_first_decide_the_same_sooner(seed: int) -> None:
     result, steps = run(plain, settings)
     sooner, others = run(sorted_, settings)
     assert sooner.best.heads == result.best.heads
-    for step, other in zip(steps, others, strict=True):
-        assert [(n[0], n[3]) for n in other["scored"]] == [(n[0], n[3]) for n in step["scored"]]
+    decided, sooner_decided = (
+        {row[0]: row[3] for step in some for row in step["scored"]} for some in (steps, others)
+    )
+    # Paths may differ: of a single removal that was given up, guides know what was scored alone.
+    both = decided.keys() & sooner_decided.keys()
+    assert len(both) > 0.8 * len(decided)
+    assert all(decided[state] == sooner_decided[state] for state in both)
     assert sooner.evaluations < result.evaluations
     early = [ask for asks in sorted_.questions for ask in asks if ask.decide is not None]
     assert early
