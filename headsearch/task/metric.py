@@ -12,8 +12,7 @@ import numpy as np
 from headsearch.errors import InputError
 from headsearch.task.readout import EXAMPLES, SEQUENCES
 
-ACCURACY = "accuracy"
-CLASSIFICATION = (ACCURACY, "f1", "matthews")
+CLASSIFICATION = ("accuracy", "f1", "matthews")
 REGRESSION = ("pearson", "spearman")
 PERPLEXITY = "perplexity"  # see `task.perplexity`
 METRICS = (*CLASSIFICATION, *REGRESSION, PERPLEXITY)
@@ -131,7 +130,7 @@ class Objective:
     def score(self, outputs: np.ndarray) -> Score:
         """Return metric and mean loss of outputs (examples, classes)."""
         loss = float(self.losses(outputs).mean())
-        if self.metric == ACCURACY:
+        if self.metric == "accuracy":
             correct = int(self._right(outputs).sum())
             return Score(correct / len(self.labels), loss, correct)
         return Score(self._metric(outputs), loss)
@@ -153,14 +152,14 @@ class Objective:
 
     def metrics(self, outputs: np.ndarray) -> np.ndarray:
         """Return the metric of each of a stack of outputs (stack, examples, classes), (stack,)."""
-        if self.metric == ACCURACY:
+        if self.metric == "accuracy":
             return np.asarray(self._right(outputs).sum(axis=-1) / len(self.labels))
         return np.array([self._metric(one) for one in outputs], dtype=np.float64)
 
     @property
     def has_margins(self) -> bool:
         """Whether margins tell all that the metric needs."""
-        return self.metric == ACCURACY
+        return self.metric == "accuracy"
 
     def margins(self, outputs: np.ndarray, labels: np.ndarray | None = None) -> np.ndarray:
         """Return by how much the right class is ahead of each, (…, classes, examples) float64.
