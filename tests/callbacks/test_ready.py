@@ -63,7 +63,7 @@ def test_tensorboard_holds_the_curves_and_the_result(told: Told, tmp_path: Path)
     assert str(told.returned) in text.tensor_proto.string_val[0].decode()
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # likewise
 def test_tensorboard_keeps_what_was_told_before_an_error(told: Told, tmp_path: Path) -> None:
     pytest.importorskip("tensorboard", reason="tensorboard is an optional extra")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
