@@ -38,6 +38,9 @@ FILL_FACTOR = 4
 FEW_STATES = 8
 # Layouts of other orders that are kept: a climb asks several times in its parent's.
 ORDERS_KEPT = 16
+# Pieces of examples that are remembered; what some other of a state was scored on is not known, and
+# it is not scored ahead.
+NUMBERS_KEPT = 1 << 15
 
 
 @dataclass
@@ -85,6 +88,8 @@ class Dispatcher:
         self._unasked: dict[Key, int] = {}  # those computed ahead and not asked for, as bits
         self._refused: set[Key] = set()  # what could not be computed ahead
         self._expected: dict[Key, Want] = {}  # what may be asked next
+        # Examples as bits by the number that stands for them; see `Piece.span`.
+        self._bits_of_number: dict[int, int] = {}
         self._ahead = self._nothing_ahead()
         self._asked: tuple[str, bool, bool] = ("", True, False)  # what sort of question it was
         self._answered: tuple[tuple[str, bool, bool], float] | None = None  # and when
@@ -244,6 +249,10 @@ class Dispatcher:
             if job.speculative:
                 self.counts.speculative += amount
             span = job.piece.span
+            if span.first < 0:
+                self._bits_of_number[span.first] = bits
+                if len(self._bits_of_number) > NUMBERS_KEPT:
+                    del self._bits_of_number[next(iter(self._bits_of_number))]
             states = tuple(want.key[1:] for want in wants)
             stack = np.asarray(arrays, np.float32)  # (states, examples, …)
             head = array_head("float32", stack.shape[1:], job.piece.rows)
@@ -297,18 +306,21 @@ class Dispatcher:
             if not any(want.key in known for known in (self._wants, self._expected, self._refused))
         ]
         spans = self._memo.spans(ask.kind, [want.state.to_bytes() for want in wants])
-        if ask.order is None:  # of these some examples are known, but not which
-            parts = {state for state, held in spans.items() if held[0][0] < 0}
-            wants = [want for want in wants if want.state.to_bytes() not in parts]
-        self._expected |= {want.key: want for want in wants}
+        planned = list[Want]()
         for want in wants:
-            pieces = want.layout.bits_of_number
             for first, stop in spans.get(want.state.to_bytes(), ()):
                 if first >= 0:
                     want.known |= want.layout.where(Span(first, stop), None)[0]
-                else:  # which examples that is can't be told, unless it is one of these
-                    want.known |= pieces.get(first, 0)
-        return wants
+                elif first in self._bits_of_number:
+                    want.known |= self._bits_of_number[first]
+                elif first in want.layout.bits_of_number:
+                    want.known |= want.layout.bits_of_number[first]
+                else:  # scored by another search, or long ago
+                    break
+            else:
+                planned.append(want)
+        self._expected |= {want.key: want for want in planned}
+        return planned
 
     def _cut_small(self, wants: list[Want], places: Iterable[int]) -> Iterator[Job]:
         if not wants:

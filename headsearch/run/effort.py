@@ -4,12 +4,13 @@ Evaluations. A search begins with rollouts and proposals, which cost about as ma
 there are heads; then every expansion scores the single removals of all heads that are left, and
 climbs from there, and `patience` expansions in vain end it. Few heads are left where much can be
 removed, all of them where nothing can, so an expansion is taken to cost a quarter of the heads at
-least, half of them as a rule, and all of them at most. For 72 heads and the default patience of 4
-that is 126 to 396, and 216 as a rule. Real searches of 72 heads took 136, 171, 181, 207, 248, 273,
-308 and 311 (the demo, `benchmarks/results/quality/*.json` and `benchmarks/results/minilm.json`); of
-these nothing was given up half way in the one of 273, whose processor did not allow it then, and in
-that of 308, a regression. That it grows in proportion to the heads follows from how the search
-works; of larger models it was not measured.
+least, half of them as a rule, and all of them at most. By accuracy most of what an expansion scores
+is given up half way, as it misses the budget: there it is a tenth at least, and a quarter as a
+rule. For 72 heads and the default patience of 4 that is 126 to 396 and 216 as a rule, by accuracy
+83 to 396 and 144. Real searches by accuracy took 116, 143, 150 and 160 with 72 heads, 104 and 182
+with 48; one by a correlation took 308 with 72 (`benchmarks/results/quality/*.json` and
+`benchmarks/results/plan/*.json`). That it grows in proportion to the heads follows from how the
+search works; of models of more than 72 it was not measured.
 
 Time. What doesn't shrink with more workers was fitted by eye, rather too long than too short, to
 the efficiencies in `benchmarks/results/scaling_simulated.json`, of 8 to 1,024 GPUs: some 2 seconds,
@@ -27,10 +28,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from headsearch.run.config import RunConfig
+from headsearch.task.metric import ACCURACY
 
 # Evaluations before the first expansion, and of each, as shares of the number of heads.
 BEGIN = (0.75, 1.0, 1.5)
 EXPANSION = (0.25, 0.5, 1.0)
+EXPANSION_GIVEN_UP = (0.1, 0.25, 1.0)  # where what misses the budget is given up half way
 # Gradients are measured about once for so many heads: two rollouts, after every 12 heads each.
 HEADS_PER_GRADIENT = 6
 # Seconds of a search that no worker shares, the same for each example, and examples' worth of work.
@@ -66,9 +69,10 @@ def expected_evaluations(heads: int, config: RunConfig) -> Range | None:
     ends = [n for n in (config.patience or None, config.max_expansions) if n is not None]
     if not ends:
         return None if most == float("inf") else Range(most, most, most)
+    expansion = EXPANSION_GIVEN_UP if config.metric == ACCURACY else EXPANSION
     values = [
         min(most, heads * (begin + min(ends) * each))
-        for begin, each in zip(BEGIN, EXPANSION, strict=True)
+        for begin, each in zip(BEGIN, expansion, strict=True)
     ]
     values[1:] = [min(most, value + config.bound_evaluations) for value in values[1:]]
     return Range(*values)

@@ -10,7 +10,7 @@ from headsearch.heads import HeadMap
 from headsearch.run.config import RunConfig
 from headsearch.run.effort import Range, expected_evaluations
 from headsearch.search.bound import Bounds
-from headsearch.task.metric import Score, least_allowed
+from headsearch.task.metric import ACCURACY, Score, least_allowed
 
 # What is taken over from the last step.
 STEP_VALUES = ("step", "kind", "g", "best", "saved", "bound", "evaluations")
@@ -69,7 +69,7 @@ class Tally:
     def _begin(self, metric: float) -> None:
         """Take in the full model's metric, and with it what is asked."""
         config, right = self._config, None
-        if config.metric == "accuracy":
+        if config.metric == ACCURACY:
             right = round(metric * self._rows)
         baseline = Score(metric, float("inf"), right)
         asked = least_allowed(config.metric, baseline, config.max_drop, self._rows)

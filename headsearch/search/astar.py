@@ -9,10 +9,11 @@ to a state cost the same, so every state is scored once, put on the frontier onc
 reopened. h is no upper limit, so f orders the search and proves nothing: only an exhausted
 frontier does.
 
-Macro moves are decided early: a state that can't meet the threshold any more after a round of
-examples is given up there. Its loss and metric are then not known, it goes to the end of the
-frontier with h = -g, and is scored to the end before it is expanded. Single removals and rollouts
-are always scored to the end, since guides need their effect on every example.
+Moves are decided early: a state that can't meet the threshold any more after a round of examples is
+given up there. Its loss and metric are then not known, it goes to the end of the frontier with
+h = -g, and is scored to the end before it is expanded. Where a single removal was given up, guides
+take it that it changes nothing in the examples that were not scored: these are the ones that are
+hardest to change. Rollouts are always scored to the end.
 
 Expansion is partial, as in partial expansion A*: of a state's many moves those are made first that
 promise most. The root sends out rollouts, whose guides are re-measured on the way by gradients.
@@ -50,7 +51,7 @@ from headsearch.search.guides import (
 from headsearch.search.learning import Learner
 from headsearch.search.ledger import Ledger, Stop
 from headsearch.search.points import operating_points
-from headsearch.search.problem import OUTPUTS, Ask, Node, Oracle, Problem
+from headsearch.search.problem import Ask, Node, Oracle, Problem
 from headsearch.search.promise import promise, rest_of
 from headsearch.search.proposals import by_start
 from headsearch.search.rollouts import Rollout, roll_out
@@ -253,11 +254,9 @@ class _Search:
             (node,) = completed
         heads = [j for j in range(self.problem.shape.total) if j not in node.heads]
         singles = tuple(node.heads.add(j) for j in heads)
-        found = self.ledger.score([(node.heads, singles)], ahead=self._likely)
+        found = self.ledger.score([(node.heads, singles)], early=True, ahead=self._likely)
         if heads:
-            effects = np.stack(
-                [self.ledger.known[single].outputs - node.outputs for single in singles]
-            )
+            effects = np.stack([self.ledger.effect(node, j) for j in heads])
             self.expanded = view = self.ledger.view(node, heads, effects)
             paths = paths_of([(guide, view) for guide in self.settings.guides])
             climbs = [Climb(node.heads, path.heads, path.reach or 0) for path in paths]
@@ -308,10 +307,10 @@ class _Search:
                 child
                 for j in range(self.problem.shape.total)
                 if j not in entry.node.heads
-                and not self.ledger.is_whole(child := entry.node.heads.add(j))
+                and (child := entry.node.heads.add(j)) not in self.ledger.known
             )
             if singles:
-                yield Ask(OUTPUTS, entry.node.heads, singles)
+                yield self.ledger.early(entry.node.heads, singles)
 
     def _entries(self, found: Iterable[Node], node: Node, paths: Sequence[Path]) -> list[Entry]:
         """Give newly scored states their h: the furthest that any path is predicted to lead.
@@ -342,7 +341,7 @@ class _Search:
         if self.expanded is not None and self.expanded.node.heads == heads:
             return Ladder(self.expanded, path)
         node, removed = self.ledger.known[heads], sorted(path)
-        effects = [self.ledger.known[heads.add(j)].outputs - node.outputs for j in removed]
+        effects = [self.ledger.effect(node, j) for j in removed]
         view = self.ledger.view(
             node, removed, np.stack(effects) if effects else node.outputs[:0, None]
         )

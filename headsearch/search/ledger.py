@@ -93,6 +93,19 @@ class Ledger:
         """Return what guides see of a node: the effects of removing each of some heads."""
         return View(self.problem, self.threshold, node, np.array(heads), effects)
 
+    def effect(self, node: Node, head: int) -> np.ndarray:
+        """Return what removing a head too changes in a node's outputs, (examples, classes).
+
+        Its state is known. Of one that was given up, 0 in the examples that were not scored.
+        """
+        child = self.known[node.heads.add(head)]
+        if child.whole:
+            return np.asarray(child.outputs - node.outputs)
+        scored = self.examples.get(child.heads, np.arange(len(child.outputs)))
+        effect = np.zeros_like(node.outputs)
+        effect[scored] = child.outputs - node.outputs[scored]
+        return effect
+
     def early(self, parent: HeadSet, states: tuple[HeadSet, ...]) -> Ask:
         """Return a question that gives states up where they can't meet the threshold any more."""
 

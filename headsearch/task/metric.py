@@ -12,7 +12,8 @@ import numpy as np
 from headsearch.errors import InputError
 from headsearch.task.readout import EXAMPLES, SEQUENCES
 
-CLASSIFICATION = ("accuracy", "f1", "matthews")
+ACCURACY = "accuracy"
+CLASSIFICATION = (ACCURACY, "f1", "matthews")
 REGRESSION = ("pearson", "spearman")
 PERPLEXITY = "perplexity"  # see `task.perplexity`
 METRICS = (*CLASSIFICATION, *REGRESSION, PERPLEXITY)
@@ -130,7 +131,7 @@ class Objective:
     def score(self, outputs: np.ndarray) -> Score:
         """Return metric and mean loss of outputs (examples, classes)."""
         loss = float(self.losses(outputs).mean())
-        if self.metric == "accuracy":
+        if self.metric == ACCURACY:
             correct = int(self._right(outputs).sum())
             return Score(correct / len(self.labels), loss, correct)
         return Score(self._metric(outputs), loss)
@@ -152,14 +153,14 @@ class Objective:
 
     def metrics(self, outputs: np.ndarray) -> np.ndarray:
         """Return the metric of each of a stack of outputs (stack, examples, classes), (stack,)."""
-        if self.metric == "accuracy":
+        if self.metric == ACCURACY:
             return np.asarray(self._right(outputs).sum(axis=-1) / len(self.labels))
         return np.array([self._metric(one) for one in outputs], dtype=np.float64)
 
     @property
     def has_margins(self) -> bool:
         """Whether margins tell all that the metric needs."""
-        return self.metric == "accuracy"
+        return self.metric == ACCURACY
 
     def margins(self, outputs: np.ndarray, labels: np.ndarray | None = None) -> np.ndarray:
         """Return by how much the right class is ahead of each, (…, classes, examples) float64.

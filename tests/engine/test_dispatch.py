@@ -311,6 +311,29 @@ def test_what_is_under_way_for_nobody_is_waited_for_when_it_is_asked_for() -> No
     assert dispatcher.counts.used > 0
 
 
+@pytest.mark.parametrize("same_search", [True, False])
+def test_what_was_given_up_in_one_order_is_not_computed_again_ahead_in_another(
+    same_search: bool,
+) -> None:
+    """Another search can't tell on which examples, and leaves it until it is asked for."""
+    draw = np.random.default_rng(1)
+    first, other = (Order(draw.permutation(60), (20, 60)) for _ in range(2))
+    state, memo = HeadSet.of([2, 7]), MemoryStore()
+    recording, before = Recording(simulated(4, 3)), Recording(inline())
+    dispatcher = Dispatcher(recording, memo, SHAPE)
+    earlier = dispatcher if same_search else Dispatcher(before, memo, SHAPE)
+    earlier.ask([Ask(OUTPUTS, HeadSet(), (state,), lambda *_: False, first)])
+    asked = Ask(OUTPUTS, HeadSet.of([2]), (state,), lambda *_: False, other)
+    dispatcher.ask([ask(1)])  # now it is known how long work takes
+    dispatcher.ask([ask(3)], lambda: [asked])
+    ahead = [job for job in recording.sent if job.speculative]
+    assert bool(ahead) == same_search
+    assert all(job.item.states == (state,) for job in ahead)
+    ((part,),) = dispatcher.ask([asked])
+    assert len(part) == 20
+    assert set((recording.computed() + before.computed()).values()) == {1}
+
+
 @pytest.mark.parametrize(("workers", "expected"), [(2, False), (40, True)])
 def test_nothing_is_computed_ahead_of_gradients_that_keep_all_workers_busy(
     workers: int, expected: bool

@@ -49,7 +49,7 @@ def test_it_prints_what_a_run_would_need_and_writes_nothing(
         "accuracy may fall by 0.01."
     )
     assert lines[1].startswith("Engine inline: 1 worker, 1 shard, float32")
-    assert "Evaluations: about 36, between 21 and 66." in lines
+    assert "Evaluations: about 24, between 14 and 66." in lines
     (head,) = [i for i, line in enumerate(lines) if line.split()[:2] == ["workers", "time"]]
     assert [line.split()[0] for line in lines[head + 1 :]][:4] == ["1", "2", "4", "8"]
     assert lines[head + 1].endswith("this run")
@@ -84,21 +84,24 @@ def test_a_time_limit_limits_the_time(config: RunConfig, tmp_path: Path) -> None
     ("options", "expected"),
     [
         # Shares of the heads: .75, 1 and 1.5 to begin with, .25, .5 and 1 for each expansion.
-        ({}, (126, 216, 396)),
-        ({"patience": 2}, (90, 144, 252)),
-        ({"max_expansions": 2}, (90, 144, 252)),
-        ({"max_evaluations": 150}, (126, 150, 150)),
-        ({"bound_evaluations": 100}, (126, 316, 496)),
+        ({"metric": "f1"}, (126, 216, 396)),
+        ({"metric": "f1", "patience": 2}, (90, 144, 252)),
+        # Of accuracy, .1, .25 and 1 for each expansion.
+        ({}, (82.8, 144, 396)),
+        ({"patience": 2}, (68.4, 108, 252)),
+        ({"max_expansions": 2}, (68.4, 108, 252)),
+        ({"max_evaluations": 130}, (82.8, 130, 130)),
+        ({"bound_evaluations": 100}, (82.8, 244, 496)),
         ({"patience": 0, "max_evaluations": 50}, (50, 50, 50)),
-        ({"patience": 0, "max_expansions": 2}, (90, 144, 252)),
+        ({"patience": 0, "max_expansions": 2}, (68.4, 108, 252)),
     ],
 )
 def test_expected_evaluations_of_72_heads(
-    options: dict[str, Any], expected: tuple[int, int, int]
+    options: dict[str, Any], expected: tuple[float, float, float]
 ) -> None:
     found = expected_evaluations(72, RunConfig(model="m", data="d", **options))
     assert found is not None
-    assert tuple(vars(found).values()) == expected
+    assert tuple(vars(found).values()) == pytest.approx(expected)
 
 
 def test_what_was_measured_lies_in_the_expected_range() -> None:

@@ -11,6 +11,7 @@ import pytest
 from headsearch.heads import HeadSet
 from headsearch.search.astar import Result, Settings, search
 from headsearch.search.guides import Budget, Fisher, Lookahead, Michel
+from headsearch.search.ledger import Ledger
 from headsearch.search.problem import Problem
 from headsearch.search.proposals import ASIDE
 from headsearch.search.rollouts import Rollout
@@ -89,8 +90,13 @@ def test_the_hardest_examples_first_decide_the_same_sooner(seed: int) -> None:
     result, steps = run(plain, settings)
     sooner, others = run(sorted_, settings)
     assert sooner.best.heads == result.best.heads
-    for step, other in zip(steps, others, strict=True):
-        assert [(n[0], n[3]) for n in other["scored"]] == [(n[0], n[3]) for n in step["scored"]]
+    decided, sooner_decided = (
+        {row[0]: row[3] for step in some for row in step["scored"]} for some in (steps, others)
+    )
+    # Paths may differ: of a single removal that was given up, guides know what was scored alone.
+    both = decided.keys() & sooner_decided.keys()
+    assert len(both) > 0.8 * len(decided)
+    assert all(decided[state] == sooner_decided[state] for state in both)
     assert sooner.evaluations < result.evaluations
     early = [ask for asks in sorted_.questions for ask in asks if ask.decide is not None]
     assert early
@@ -189,20 +195,45 @@ def test_transcript_accounts_for_every_evaluation() -> None:
                 assert not result.threshold.feasible(score)
 
 
-@pytest.mark.parametrize("seed", [2, 4, 5, 7])
-def test_giving_up_early_saves_work_and_keeps_the_result(seed: int) -> None:
-    late, early = (Lattice((4, 4, 4), seed=seed, effect=0.6, max_drop=0.0) for _ in range(2))
-    late.rounds = ()
-    # What the surrogate learns from a state depends on how much of it is known.
-    settings = Settings(rollouts=COARSE, max_expansions=3, proposals=0)
-    whole, all_steps = run(late, settings)
-    part, steps = run(early, settings)
-    assert part.best.heads == whole.best.heads
-    scored, all_scored = (
-        {row[0]: row[4] for step in some for row in step["scored"]} for some in (steps, all_steps)
-    )
-    assert scored.keys() == all_scored.keys()
-    assert part.evaluations * 40 == sum(scored.values()) < sum(all_scored.values())
+def test_giving_up_early_saves_work_and_decides_the_same() -> None:
+    spent, found = {"late": 0.0, "early": 0.0}, {"late": 0, "early": 0}
+    for seed in range(10):
+        states: dict[str, dict[str, tuple[bool, int]]] = {}
+        for name in spent:
+            lattice = Lattice((4, 4, 4), seed=seed, effect=0.6, max_drop=0.0)
+            if name == "late":
+                lattice.rounds = ()
+            # What the surrogate learns from a state depends on how much of it is known.
+            settings = Settings(rollouts=COARSE, max_expansions=3, proposals=0)
+            result, steps = run(lattice, settings)
+            states[name] = {row[0]: (row[3], row[4]) for step in steps for row in step["scored"]}
+            assert result.evaluations * 40 == sum(rows for _, rows in states[name].values())
+            spent[name] += result.evaluations
+            found[name] += result.best.weight
+        # Not all states are the same: of a single removal that was given up, guides know less.
+        both = states["early"].keys() & states["late"].keys()
+        assert len(both) > 12
+        assert all(states["early"][state][0] == states["late"][state][0] for state in both)
+        assert all(states["early"][state][1] <= states["late"][state][1] for state in both)
+    assert spent["early"] < 0.9 * spent["late"]
+    assert found["early"] > 0.9 * found["late"]
+
+
+def test_the_effect_of_what_was_given_up_is_known_where_it_was_scored() -> None:
+    lattice = Lattice((4, 4), seed=1, effect=0.4, hardest_first=True)
+    ledger = Ledger(lattice.problem, lattice, None, lambda step: None, lambda: None)
+    root = ledger.baseline
+    ledger.score([(root.heads, tuple(HeadSet.of([j]) for j in range(8)))], early=True)
+    given_up = 0
+    for head in range(8):
+        node = ledger.known[HeadSet.of([head])]
+        effect = lattice.of(node.heads) - root.outputs
+        scored = np.arange(40) if node.whole else ledger.examples[node.heads]
+        expected = np.zeros_like(effect)
+        expected[scored] = effect[scored]
+        np.testing.assert_array_equal(ledger.effect(root, head), expected)
+        given_up += not node.whole
+    assert 0 < given_up < 8
 
 
 def test_what_was_given_up_is_no_operating_point_and_has_no_promise() -> None:
