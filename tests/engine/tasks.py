@@ -27,7 +27,7 @@ SHAPE = HeadMap((4, 4, 4))
 MODEL = tiny_model("BERT")
 DATA = learnt(MODEL, tiny_data(MODEL, examples=60, per_batch=7))
 # Without proposals, whose thinking takes as long as all else here; `PROPOSING` is with them.
-SETTINGS = Settings(max_evaluations=150, patience=None, proposals=0)
+SETTINGS = Settings(max_evaluations=45, patience=None, proposals=0)
 PROPOSING = Settings(max_evaluations=80)
 BUNDLE = bundle(MODEL)
 
