@@ -1,12 +1,14 @@
 """Heads removed within a budget: headsearch against every baseline, on the same evaluator and memo.
 
-    python -m benchmarks.quality PAIRS PAIR SEED [--budget 0.01] [--method NAME …]
+    python -m benchmarks.quality PAIRS PAIR SEED [--budget 0.01] [--method NAME …] [--examples N]
 
 PAIRS is the folder where `python -m benchmarks.pairs PAIR PAIRS` made the pair, SEED deals its
 splits. headsearch runs first; every baseline may spend as many evaluations as it did, and gradients
 without limit. A method named `NAME-whole` is that baseline without a limit. What is there already
 in `results/quality/PAIR-SEED.json` is not run again, so the benchmark can be stopped and gone on
-with; every entry says on which machine and commit it was made.
+with; every entry says on which machine and commit it was made. `--examples` searches on the first
+few of the search split, for methods that cost too much on all; that goes to `PAIR-SEED-of-N.json`
+in `results/quality_few`.
 
 All methods search on the search split. Of the state that each hands back, and of headsearch's
 operating points, metric and loss are also taken on the certify and test splits, which nothing
@@ -46,6 +48,7 @@ from headsearch.search.problem import GRADIENTS, Ask, Node, Oracle, Problem, Rea
 from headsearch.task.batches import Span
 
 RESULTS = Path(__file__).parent / "results" / "quality"
+FEW = RESULTS.with_name("quality_few")
 OURS = "headsearch"
 WHOLE = "-whole"
 BUDGETS = (0.0, 0.005, 0.01, 0.02)
@@ -126,8 +129,11 @@ class Arena:
         return found
 
 
-def arena(pairs: Path, pair: str, seed: int, memos: Path) -> tuple[Arena, InlineWorkers]:
+def arena(
+    pairs: Path, pair: str, seed: int, memos: Path, examples: int | None = None
+) -> tuple[Arena, InlineWorkers]:
     """Load a pair; every split is written to a table of its own, as a user's data would be."""
+    stem = deal(pair, seed, examples)
     about = json.loads((pairs / pair / "pair.json").read_text())
     configs, tasks = [], []
     with tempfile.TemporaryDirectory() as folder:
@@ -135,7 +141,9 @@ def arena(pairs: Path, pair: str, seed: int, memos: Path) -> tuple[Arena, Inline
             ("search", "certify", "test"), splits(pairs / pair, seed), strict=True
         ):
             file = Path(folder) / f"{name}.csv"
-            rows.to_csv(file, index=False)
+            (rows.head(examples) if name == "search" and examples else rows).to_csv(
+                file, index=False
+            )
             config = RunConfig(
                 model=str(pairs / pair / "model"),
                 data=str(file),
@@ -149,14 +157,19 @@ def arena(pairs: Path, pair: str, seed: int, memos: Path) -> tuple[Arena, Inline
     plan = choose(configs[0], task).plan
     workers = InlineWorkers(task.bundle, task.data, plan)
     memos.mkdir(parents=True, exist_ok=True)
-    memo = SqliteStore(memos / f"{pair}-{seed}.sqlite", task.fingerprint)
-    gradients = memos / f"{pair}-{seed}-gradients"
+    memo = SqliteStore(memos / f"{stem}.sqlite", task.fingerprint)
+    gradients = memos / f"{stem}-gradients"
     oracle = Remembering(Dispatcher(workers, memo, task.shape), gradients)
     others = {
         name: (other, Evaluator(other.model, other.data.batches))
         for name, other in zip(("certify", "test"), tasks[1:], strict=True)
     }
     return Arena(task, oracle, others, plan.layout.independent), workers
+
+
+def deal(pair: str, seed: int, examples: int | None) -> str:
+    """What a deal of a pair is called in file names."""
+    return f"{pair}-{seed}" + (f"-of-{examples}" if examples else "")
 
 
 def state(of: Arena, node: Node, baseline: Node) -> dict[str, Any]:
@@ -244,11 +257,14 @@ def main() -> None:
     parser.add_argument("seed", type=int)
     parser.add_argument("--budget", type=float, action="append", choices=BUDGETS)
     parser.add_argument("--method", action="append", choices=(OURS, *ORDER, *WHOLES))
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--examples", type=int, help="search on so many of the search split")
+    parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    file = args.out / f"{args.pair}-{args.seed}.json"
+    out = args.out or (FEW if args.examples else RESULTS)
+    file = out / f"{deal(args.pair, args.seed, args.examples)}.json"
     done: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
-    of, workers = arena(args.pairs, args.pair, args.seed, args.pairs / "memos")
+    memos = args.pairs / "memos"
+    of, workers = arena(args.pairs, args.pair, args.seed, memos, args.examples)
     for budget in args.budget or BUDGETS:
         methods = done.setdefault(str(budget), {})
         for name in dict.fromkeys((OURS, *(args.method or ORDER))):
@@ -261,7 +277,7 @@ def main() -> None:
                 whole = name.endswith(WHOLE)
                 entry = theirs(of, name.removesuffix(WHOLE), budget, None if whole else limit)
             methods[name] = {**entry, "made": provenance()}
-            args.out.mkdir(parents=True, exist_ok=True)
+            out.mkdir(parents=True, exist_ok=True)
             aside = file.with_suffix(".tmp")
             aside.write_text(json.dumps(done) + "\n")
             aside.rename(file)
