@@ -4,13 +4,16 @@ Evaluations. A search begins with rollouts and proposals, which cost about as ma
 there are heads; then every expansion scores the single removals of all heads that are left, and
 climbs from there, and `patience` expansions in vain end it. Few heads are left where much can be
 removed, all of them where nothing can, so an expansion is taken to cost a quarter of the heads at
-least, half of them as a rule, and all of them at most. By accuracy most of what an expansion scores
-is given up half way, as it misses the budget: there it is a tenth at least, and a quarter as a
-rule. For 72 heads and the default patience of 4 that is 126 to 396 and 216 as a rule, by accuracy
-83 to 396 and 144. Real searches by accuracy took 116, 143, 150 and 160 with 72 heads, 104 and 182
-with 48; one by a correlation took 308 with 72 (`benchmarks/results/quality/*.json` and
-`benchmarks/results/plan/*.json`). That it grows in proportion to the heads follows from how the
-search works; of models of more than 72 it was not measured.
+least, half of them as a rule, and all of them at most: for 72 heads and the default patience of 4
+that is 126 to 396 and 216 as a rule. Searches by a correlation took 256 and 308.
+
+By accuracy most states miss the budget and are given up half way, and most of the work is rounds of
+proposals, of which there are about as many whatever the number of heads: 154 and 215 evaluations
+with 16 heads (`docs/notebook.ipynb`, of two trainings), 104 and 182 with 48, 116 to 160 with 72. So
+the rule there is half an evaluation for each head and 100 more: 40 and a quarter of the heads to
+begin with, and 15 and a sixteenth of the heads for each expansion. (Raw figures are in
+`benchmarks/results/quality/*.json` and `benchmarks/results/plan/*.json`.) Of models of more than 72
+heads nothing was measured.
 
 Time. What doesn't shrink with more workers was fitted by eye, rather too long than too short, to
 the efficiencies in `benchmarks/results/scaling_simulated.json`, of 8 to 1,024 GPUs: some 2 seconds,
@@ -18,9 +21,10 @@ the efficiencies in `benchmarks/results/scaling_simulated.json`, of 8 to 1,024 G
 since a step ends with the last of its pieces. It agrees with two real workers, which get .93 to
 1.01 of what the machine gives two independent processes (`benchmarks/results/scaling_real.json`).
 These searches had no proposals yet. Thinking them up takes the driver some .2 seconds for each
-evaluation, and .2 milliseconds more for each example: replays of two searches of 72 heads, from
-their memos and checks included, took .14 and .27 seconds (`benchmarks/results/plan.json`). Their
-rounds are small pieces of work, too: of many workers expect less.
+evaluation, and .2 milliseconds more for each example: replays of four searches, from their memos
+and checks included, took .07 to .48 seconds (`benchmarks/results/plan/*.json`). Their rounds are
+small pieces of work, too: two workers were kept busy for .8 of the time, so a quarter is added; of
+many workers expect less. Workers on Ray need some seconds to start.
 """
 
 from __future__ import annotations
@@ -30,16 +34,23 @@ from dataclasses import dataclass
 from headsearch.run.config import RunConfig
 from headsearch.task.metric import ACCURACY
 
-# Evaluations before the first expansion, and of each, as shares of the number of heads.
-BEGIN = (0.75, 1.0, 1.5)
-EXPANSION = (0.25, 0.5, 1.0)
-EXPANSION_GIVEN_UP = (0.1, 0.25, 1.0)  # where what misses the budget is given up half way
+# Evaluations before the first expansion, and of each: so many, and a share of the number of heads.
+# At least, as a rule, at most.
+BEGIN = ((0, 0.75), (0, 1.0), (0, 1.5))
+EXPANSION = ((0, 0.25), (0, 0.5), (0, 1.0))
+# The same where what misses the budget is given up half way.
+BEGIN_GIVEN_UP = ((20, 0.25), (40, 0.25), (80, 1.0))
+EXPANSION_GIVEN_UP = ((5, 0.05), (15, 0.0625), (25, 0.5))
 # Gradients are measured about once for so many heads: two rollouts, after every 12 heads each.
 HEADS_PER_GRADIENT = 6
 # Seconds of a search that no worker shares, the same for each example, and examples' worth of work.
 ALONE, ALONE_PER_EXAMPLE, ALONE_EXAMPLES = 2.0, 0.0003, 6.0
 # Seconds that the driver thinks up proposals, for each evaluation, and the same for each example.
 PROPOSING, PROPOSING_PER_EXAMPLE = 0.2, 0.0002
+# What several workers take longer for rounds of proposals, as they wait for each other.
+WAITING = 0.25
+# Seconds until the first workers on Ray are up, on one machine.
+RAY_SECONDS = 8.0
 
 
 @dataclass(frozen=True)
@@ -69,23 +80,31 @@ def expected_evaluations(heads: int, config: RunConfig) -> Range | None:
     ends = [n for n in (config.patience or None, config.max_expansions) if n is not None]
     if not ends:
         return None if most == float("inf") else Range(most, most, most)
-    expansion = EXPANSION_GIVEN_UP if config.metric == ACCURACY else EXPANSION
+    most = min(most, 2.0**heads)
+    begin, expansion = BEGIN, EXPANSION
+    if config.metric == ACCURACY:
+        begin, expansion = BEGIN_GIVEN_UP, EXPANSION_GIVEN_UP
     values = [
-        min(most, heads * (begin + min(ends) * each))
-        for begin, each in zip(BEGIN, expansion, strict=True)
+        min(most, first + heads * share + min(ends) * (each + heads * of_each))
+        for (first, share), (each, of_each) in zip(begin, expansion, strict=True)
     ]
     values[1:] = [min(most, value + config.bound_evaluations) for value in values[1:]]
     return Range(*values)
 
 
-def search_seconds(work: float, evaluations: float, examples: int, workers: int) -> float:
-    """Return how long a search takes.
+def search_seconds(
+    work: float, evaluations: float, examples: int, workers: int, proposed: float = 0.0
+) -> float:
+    """Return how long a search takes once its workers are up.
 
     Args:
         work: seconds that one worker computes in all.
         evaluations: that are thought up by proposing.
         examples: of the search split.
         workers: like that one.
+        proposed: seconds of the work that come in rounds of proposals.
     """
     alone = ALONE + ALONE_PER_EXAMPLE * examples + ALONE_EXAMPLES * work / examples
+    if workers > 1:
+        work += WAITING * proposed
     return work / workers + alone + evaluations * (PROPOSING + PROPOSING_PER_EXAMPLE * examples)

@@ -12,6 +12,7 @@ from headsearch.run import engines
 from headsearch.run.config import RunConfig
 from headsearch.run.effort import (
     HEADS_PER_GRADIENT,
+    RAY_SECONDS,
     Range,
     expected_evaluations,
     search_seconds,
@@ -107,11 +108,13 @@ def _times(
     """Return what 1, 2, 4, … workers take, and as many as the run would have."""
     certify = 0 if task.certify is None else task.certify.examples
     plain = PLAIN_PASSES * speed.plain * (1 + certify / task.data.examples)
+    starting = 0.0 if choice.inline else RAY_SECONDS
 
     def seconds(count: float, workers: int) -> float:
         # Gradients come early: a search that ends early has measured most of them.
-        work = count * speed.evaluation + task.shape.total / HEADS_PER_GRADIENT * speed.gradient
-        searching = search_seconds(work, count, task.data.examples, workers)
+        scoring = count * speed.evaluation
+        work = scoring + task.shape.total / HEADS_PER_GRADIENT * speed.gradient
+        searching = starting + search_seconds(work, count, task.data.examples, workers, scoring)
         limit = config.time_limit
         return (searching if limit is None else min(searching, limit)) + plain
 

@@ -17,8 +17,10 @@ from headsearch.model.plain import plain_outputs
 from headsearch.run.prepare import Task
 from headsearch.task.batches import Batch, BatchedData, Span
 
-# Heads by which a macro move differs from its parent, about.
+# Heads by which a macro move or a proposal differs from its parent, about, and how many of these
+# are scored for each single removal: in real searches four to one.
 MACRO = 4
+MACROS = 3
 # Batches are taken in steps of this share of them, which meets all lengths evenly.
 GOLDEN = 0.6180339887
 
@@ -45,8 +47,8 @@ class Speed:
 def probe(task: Task, plan: Plan, seconds: float) -> Speed:
     """Score HeadSets such as a search asks for, on batches of all lengths, for some seconds.
 
-    Half of them are single removals, half macro moves, from a state with half of the heads removed,
-    as costs lie between those of the full model and of what a search comes to.
+    A quarter of them are single removals, the others macro moves, from a state with half of the
+    heads removed, as costs lie between those of the full model and of what a search comes to.
 
     Args:
         task: model and data.
@@ -92,7 +94,7 @@ def probe(task: Task, plan: Plan, seconds: float) -> Speed:
 
 
 def _asked(shape: HeadMap) -> tuple[HeadSet, list[HeadSet]]:
-    """Return a parent and children of it: a single removal and a macro move for each layer."""
+    """Return a parent and children of it: a single removal and macro moves for each layer."""
     dice = np.random.default_rng(0)
     parent = HeadSet.of(dice.permutation(shape.total)[: shape.total // 2].tolist())
     children = []
@@ -101,8 +103,9 @@ def _asked(shape: HeadMap) -> tuple[HeadSet, list[HeadSet]]:
         if kept:
             children.append(parent.add(kept[0]))
         size = min(MACRO, shape.total)
-        children.append(parent ^ HeadSet.of(dice.choice(shape.total, size, False).tolist()))
-    return parent, children
+        for _ in range(MACROS):
+            children.append(parent ^ HeadSet.of(dice.choice(shape.total, size, False).tolist()))
+    return parent, list(dict.fromkeys(children))
 
 
 def _spread(data: BatchedData) -> list[int]:

@@ -75,8 +75,8 @@ def test_time_left_is_what_is_expected_at_the_speed_so_far() -> None:
     told.on_counts(20.0, 5.0, {"workers": 2})
     values = told.values()
     assert values["rate"] == 0.5
-    assert values["expected"] == {"low": 83, "expected": 144, "high": 396}
-    assert values["left"] == {"low": 125.6, "expected": 248.0, "high": 752.0}
+    assert values["expected"] == {"low": 72, "expected": 136, "high": 396}
+    assert values["left"] == {"low": 104.8, "expected": 232.0, "high": 752.0}
     told.on_step(step([], evaluations=250.0))
     assert told.values()["left"] == {"low": 0.0, "expected": 0.0, "high": 292.0}
     told.on_step(step([], evaluations=400.0))
