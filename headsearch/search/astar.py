@@ -19,8 +19,8 @@ Expansion is partial, as in partial expansion A*: of a state's many moves those 
 promise most. The root sends out rollouts, whose guides are re-measured on the way by gradients.
 Then a surrogate (see `surrogate`), fitted anew to all that was scored, proposes moves from the most
 promising states in rounds, until these lead no further; then the first state of the frontier is
-expanded, which measures all its single removals and climbs along paths built from those exact
-effects; then the surrogate, which knows more now, is asked again. Rollouts and climbs go in
+expanded, which measures all its single removals and climbs along paths built from what these
+change; then the surrogate, which knows more now, is asked again. Rollouts and climbs go in
 lockstep, so that what can be asked at once is asked at once.
 """
 
