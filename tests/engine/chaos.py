@@ -48,6 +48,10 @@ class Slower(Slow):
     seconds = 0.07
 
 
+class Slowest(Slow):
+    seconds = 0.25
+
+
 class SlowWorkers(RayWorkers):
     actor = Slow
 
@@ -168,7 +172,8 @@ def chaos(path: Path, seed: str) -> dict[str, Any]:
 
 
 def join(path: Path) -> dict[str, Any]:
-    """Two nodes join a search that began with one."""
+    """Two nodes join a search that began with one, and that lasts longer than their start."""
+    SlowWorkers.actor = Slowest
     nodes = Nodes(1)
     workers = SlowWorkers(BUNDLE, DATA, plan(1, SHARDS, most_workers=3), nodes.cluster.address)
     seconds: list[float] = []
@@ -190,6 +195,7 @@ def join(path: Path) -> dict[str, Any]:
 
 def two_searches(path: Path) -> dict[str, Any]:
     """A second search, with another budget, from another process while the first one runs."""
+    SlowWorkers.actor = Slowest
     nodes = Nodes(2)
     workers = SlowWorkers(BUNDLE, DATA, plan(1, SHARDS), nodes.cluster.address)
     other = path.with_name("other.sqlite")
