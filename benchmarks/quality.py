@@ -141,9 +141,7 @@ def arena(
             ("search", "certify", "test"), splits(pairs / pair, seed), strict=True
         ):
             file = Path(folder) / f"{name}.csv"
-            (rows.head(examples) if name == "search" and examples else rows).to_csv(
-                file, index=False
-            )
+            rows.iloc[: examples if name == "search" else None].to_csv(file, index=False)
             config = RunConfig(
                 model=str(pairs / pair / "model"),
                 data=str(file),

@@ -310,13 +310,13 @@ class Dispatcher:
         for want in wants:
             for first, stop in spans.get(want.state.to_bytes(), ()):
                 if first >= 0:
-                    want.known |= want.layout.where(Span(first, stop), None)[0]
-                elif first in self._bits_of_number:
-                    want.known |= self._bits_of_number[first]
-                elif first in want.layout.bits_of_number:
-                    want.known |= want.layout.bits_of_number[first]
-                else:  # scored by another search, or long ago
+                    bits: int | None = want.layout.where(Span(first, stop), None)[0]
+                else:
+                    own = want.layout.bits_of_number
+                    bits = self._bits_of_number.get(first, own.get(first))
+                if bits is None:  # scored by another search, or long ago
                     break
+                want.known |= bits
             else:
                 planned.append(want)
         self._expected |= {want.key: want for want in planned}
