@@ -22,7 +22,7 @@ since a step ends with the last of its pieces. It agrees with two real workers, 
 1.01 of what the machine gives two independent processes (`benchmarks/results/scaling_real.json`).
 These searches had no proposals yet. Thinking them up takes the driver some .2 seconds for each
 evaluation, and .2 milliseconds more for each example: replays of four searches, from their memos
-and checks included, took .07 to .48 seconds (`benchmarks/results/plan/*.json`). Their rounds are
+and checks included, took .15 to .51 seconds (`benchmarks/results/plan/*.json`). Their rounds are
 small pieces of work, too: two workers were kept busy for .8 of the time, so a quarter is added; of
 many workers expect less. Workers on Ray need some seconds to start.
 """

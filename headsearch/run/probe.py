@@ -18,7 +18,7 @@ from headsearch.run.prepare import Task
 from headsearch.task.batches import Batch, BatchedData, Span
 
 # Heads by which a macro move or a proposal differs from its parent, about, and how many of these
-# are scored for each single removal: in real searches four to one.
+# are scored for each single removal; in real searches there are about four.
 MACRO = 4
 MACROS = 3
 # Batches are taken in steps of this share of them, which meets all lengths evenly.
