@@ -7,16 +7,23 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from headsearch.run.session import environment
 
 
 def provenance() -> dict[str, Any]:
     """Hardware, versions and commit."""
     return {
-        "hardware": {"processor": processor(), "cores": os.cpu_count()},
+        "hardware": {"processor": processor(), "cores": os.cpu_count(), **gpu()},
         "environment": environment(),
         "commit": commit(),
     }
+
+
+def gpu() -> dict[str, str]:
+    """The name of the GPU, if there is one."""
+    return {"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
 
 
 def processor() -> str:

@@ -32,6 +32,7 @@ CASES: dict[str, tuple[dict[str, Any], ...]] = {
     "rt": ({**INLINE, "max_examples": 200}, {**RAY, "max_examples": 300}),
     "vader": ({**INLINE, "max_examples": 300},),
     "rxnfp": ({**INLINE, "max_examples": 200},),
+    "news": ({**INLINE, "max_examples": 200},),
     "antiberty": ({**INLINE, "max_examples": 100},),
 }
 

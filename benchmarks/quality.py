@@ -158,8 +158,9 @@ def arena(
     memo = SqliteStore(memos / f"{stem}.sqlite", task.fingerprint)
     gradients = memos / f"{stem}-gradients"
     oracle = Remembering(Dispatcher(workers, memo, task.shape), gradients)
+    device = "cuda" if plan.gpus else "cpu"
     others = {
-        name: (other, Evaluator(other.model, other.data.batches))
+        name: (other, Evaluator(other.model, other.data.batches, device=device))
         for name, other in zip(("certify", "test"), tasks[1:], strict=True)
     }
     return Arena(task, oracle, others, plan.layout.independent), workers

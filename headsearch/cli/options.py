@@ -116,7 +116,9 @@ resumable = together(
     click.option("--gpus-per-worker", type=float, help="GPUs of each worker; may be a fraction."),
     click.option("--threads-per-worker", type=int, help="CPU threads of each worker."),
     click.option("--shards", type=int, help="Shards of the data. [as many as workers]"),
-    click.option("--cache-mb", type=int, help="Parent cache of each worker, in MiB. [512]"),
+    click.option(
+        "--cache-mb", type=int, help="Parent cache of a worker, MiB. [512, or half a GPU]"
+    ),
 )
 shown = together(
     click.option("--quiet", cls=Common, is_flag=True, help="No progress and no summary."),

@@ -57,7 +57,7 @@ class Plan:
         threads: CPU threads of each worker; None leaves torch's own setting.
         gpus: GPUs of each worker, a fraction is allowed; 0: CPU.
         dtype: see `scoring.evaluator.DTYPES`.
-        cache_bytes: limit of each worker's parent cache.
+        cache_bytes: limit of each worker's parent cache; None: what suits its device.
     """
 
     workers: int
@@ -66,7 +66,7 @@ class Plan:
     threads: int | None
     gpus: float
     dtype: str
-    cache_bytes: int
+    cache_bytes: int | None
 
     @property
     def replicas(self) -> int:

@@ -80,6 +80,10 @@ class ScoringActor:
         """Return this worker's process id."""
         return os.getpid()
 
+    def independent(self) -> bool:
+        """Return `Scorer.independent`, as it is on this worker's device."""
+        return self._evaluator.independent
+
     def run(self, jobs: list[SentJob]) -> tuple[float, list[np.ndarray] | tuple[int, str]]:
         """Compute jobs; return seconds and results, or the place of a job that fails and why."""
         started, arrays = perf_counter(), []
@@ -98,6 +102,46 @@ class ScoringActor:
         return perf_counter() - started, arrays
 
 
+def _put(bundle: ModelBundle, data: BatchedData) -> tuple[Any, Any]:
+    """Share model and data with workers: numpy arrays inside are read in place on each node."""
+    batches = [dict(batch.arrays) for batch in data.batches]
+    readouts = [(b.readout.kind, b.readout.places, b.readout.labels) for b in data.batches]
+    model = {
+        "module": bundle.module,
+        "name": bundle.name,
+        "config": bundle.config,
+        "family": bundle.family,
+        "arrays": bundle.arrays,
+    }
+    shared = {
+        "batches": batches,
+        "readouts": readouts,
+        "labels": data.labels,
+        "order": data.order,
+    }
+    return ray.put(model), ray.put(shared)
+
+
+def independent_there(bundle: ModelBundle, data: BatchedData, dtype: str, gpus: float) -> bool:
+    """Return `Scorer.independent` of a worker on the cluster that this process is connected to.
+
+    Waits until the cluster has a GPU, as the search would have to.
+
+    Raises:
+        EngineError: the worker can't be started.
+    """
+    try:
+        model, shared = _put(bundle, data)
+        plan = {"threads": None, "gpus": gpus, "dtype": dtype, "cache_bytes": 0}
+        worker = ray.remote(ScoringActor).options(num_cpus=1, num_gpus=gpus)
+        actor = worker.remote("headsearch tries out a device", model, shared, plan)
+        found = bool(ray.get(actor.independent.remote()))
+    except ray_exceptions.RayError as error:
+        raise EngineError(f"could not try out a worker's device: {_line(error)}") from None
+    ray.kill(actor)
+    return found
+
+
 class RayWorkers:
     """Starts actors, replaces dead ones, and takes more where a cluster grows."""
 
@@ -110,27 +154,8 @@ class RayWorkers:
     ) -> None:
         self.plan = plan
         self.alone = self._started_ray = connect(address, cpus=plan.workers * (plan.threads or 1))
-        # Each is put once; numpy arrays inside are read in place by all actors of a node.
-        batches = [dict(batch.arrays) for batch in data.batches]
-        readouts = [(b.readout.kind, b.readout.places, b.readout.labels) for b in data.batches]
         try:
-            self._model = ray.put(
-                {
-                    "module": bundle.module,
-                    "name": bundle.name,
-                    "config": bundle.config,
-                    "family": bundle.family,
-                    "arrays": bundle.arrays,
-                }
-            )
-            self._data = ray.put(
-                {
-                    "batches": batches,
-                    "readouts": readouts,
-                    "labels": data.labels,
-                    "order": data.order,
-                }
-            )
+            self._model, self._data = _put(bundle, data)
         except ray_exceptions.RayError as error:
             raise EngineError(f"could not share the model with workers: {_line(error)}") from None
         self._needs: dict[str, float] = {"CPU": plan.threads or 1}

@@ -175,7 +175,7 @@ class SimulatedWorkers:
     def _come_up(self, slot: int, when: float) -> None:
         def up(_: float) -> list[Event]:
             self._queues[slot] = deque()
-            self._caches[slot] = Cache(self.plan.cache_bytes)
+            self._caches[slot] = Cache(self.plan.cache_bytes or 0)
             self._generation[slot] = self._generation.get(slot, 0) + 1
             return [Up(slot)]
 

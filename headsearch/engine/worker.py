@@ -7,14 +7,17 @@ import torch
 
 from headsearch.errors import EngineError
 from headsearch.model.bundle import ModelBundle, rebuild
-from headsearch.scoring.base import Scorer
+from headsearch.scoring.base import DEFAULT_CACHE_BYTES, Scorer
 from headsearch.scoring.item import WorkItem
 from headsearch.scoring.stock import evaluator_for
 from headsearch.task.batches import BatchedData, Span
 
+# Of a worker's GPU memory, what the parent cache may take; the rest is for activations.
+GPU_SHARE = 0.5
+
 
 def make_evaluator(
-    bundle: ModelBundle, data: BatchedData, *, dtype: str, gpus: float, cache_bytes: int
+    bundle: ModelBundle, data: BatchedData, *, dtype: str, gpus: float, cache_bytes: int | None
 ) -> Scorer:
     """Make a worker's evaluator; the arguments are those of a `Plan`.
 
@@ -28,7 +31,7 @@ def make_evaluator(
             data.batches,
             dtype=dtype,
             device=device,
-            cache_bytes=cache_bytes,
+            cache_bytes=_default_cache(gpus) if cache_bytes is None else cache_bytes,
         )
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
@@ -38,6 +41,28 @@ def make_evaluator(
             f"the model ({size:.1f} GiB) does not fit the memory of a worker's {device} device; "
             "use a larger device, more `--gpus-per-worker`, or a smaller dtype"
         ) from None
+
+
+def independent(bundle: ModelBundle, data: BatchedData, dtype: str, gpus: float) -> bool:
+    """Whether, on this process's device, no example's outputs depend on those beside it."""
+    made = make_evaluator(bundle, data, dtype=dtype, gpus=gpus, cache_bytes=0)
+    found = made.independent
+    del made
+    _free_cuda()
+    return found
+
+
+def _default_cache(gpus: float) -> int:
+    """Return the limit of a worker's parent cache: of a GPU, half of the worker's share."""
+    if not gpus:
+        return DEFAULT_CACHE_BYTES
+    memory = torch.cuda.get_device_properties(0).total_memory
+    return int(memory * min(1.0, gpus) * GPU_SHARE)
+
+
+def _free_cuda() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def run_job(
@@ -58,8 +83,7 @@ def run_job(
         if not is_out_of_memory(error):
             raise
     evaluator.cache.shrink()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    _free_cuda()
     try:
         return evaluator.run(item, where)
     except (MemoryError, RuntimeError) as error:

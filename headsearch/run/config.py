@@ -62,7 +62,7 @@ class RunConfig:
     threads_per_worker: int | None = None
     shards: int | None = None
     dtype: str = "float32"
-    cache_mb: int = 512
+    cache_mb: int | None = None
     max_evaluations: int | None = None
     max_expansions: int | None = None
     patience: int = 4

@@ -10,13 +10,14 @@ import torch
 
 from headsearch.engine.executor import Plan, Workers
 from headsearch.engine.inline import InlineWorkers
+from headsearch.engine.worker import independent
 from headsearch.errors import InputError
 from headsearch.memo.sqlite import SqliteStore
 from headsearch.memo.store import MemoStore
-from headsearch.model.bundle import rebuild
 from headsearch.run.config import RunConfig
 from headsearch.run.prepare import Task
-from headsearch.scoring.stock import evaluator_for
+from headsearch.scoring.base import DEFAULT_CACHE_BYTES
+from headsearch.task.readout import EXAMPLES
 from headsearch.task.shards import lay_out
 
 # Scores of one expansion that a worker should get at least: more workers than that are no use.
@@ -87,14 +88,14 @@ def choose(config: RunConfig, task: Task) -> Choice:
         layout=lay_out(
             task.data,
             config.shards or (1 if inline else min(workers, len(task.data.batches))),
-            independent=not per_worker and _independent(task, config.dtype),
+            independent=_independent(task, config, per_worker),
         ),
         # Ray's workers share the machine: each gets a thread count of its own. The inline
         # engine has it to itself, and leaves torch's setting as it is.
         threads=threads if inline else threads or 1,
         gpus=per_worker,
         dtype=config.dtype,
-        cache_bytes=config.cache_mb << 20,
+        cache_bytes=None if config.cache_mb is None else config.cache_mb << 20,
     )
     return Choice(inline, plan)
 
@@ -136,9 +137,18 @@ def _cpu_workers(config: RunConfig, task: Task, cpus: int) -> int:
     return min(by_cpus, max(1, machine_memory() // worker_bytes(config, task)))
 
 
-def _independent(task: Task, dtype: str) -> bool:
-    """Whether an example's outputs on a CPU do not depend on those beside it, to the last bit."""
-    return evaluator_for(rebuild(task.bundle), task.data.batches, dtype=dtype).independent
+def _independent(task: Task, config: RunConfig, gpus: float) -> bool:
+    """Whether an example's outputs do not depend on those beside it, to the last bit.
+
+    That is tried out on a device like those of the workers.
+    """
+    if task.data.kind != EXAMPLES:
+        return False
+    if gpus and not torch.cuda.is_available():
+        from headsearch.engine.ray_workers import independent_there
+
+        return independent_there(task.bundle, task.data, config.dtype, gpus)
+    return independent(task.bundle, task.data, config.dtype, gpus)
 
 
 def _machine() -> tuple[int, int]:
@@ -150,7 +160,8 @@ def _machine() -> tuple[int, int]:
 def worker_bytes(config: RunConfig, task: Task) -> int:
     """Return what a worker may take of memory: model, parent cache, process and activations."""
     model = sum(array.nbytes for array in task.bundle.arrays.values())
-    return model + (config.cache_mb << 20) + WORKER_BYTES
+    cache = DEFAULT_CACHE_BYTES if config.cache_mb is None else config.cache_mb << 20
+    return model + cache + WORKER_BYTES
 
 
 def machine_memory() -> int:

@@ -21,7 +21,7 @@ from headsearch.run.config import RunConfig
 from headsearch.run.prepare import Task
 from headsearch.run.settings import settings_of
 from headsearch.run.tally import Tally
-from headsearch.run.verify import first_verified, plain_score, stricter
+from headsearch.run.verify import first_verified, on_gpu, plain_score, stricter
 from headsearch.search.astar import Result, Settings, search
 from headsearch.search.ledger import finite
 from headsearch.search.problem import Node, Problem
@@ -145,7 +145,8 @@ def run_search(
     )
     shown = -math.inf  # the last figures are shown whenever they come
     counted(dispatcher.counts)
-    report = _report(task, config, saves, workers, found)
+    with on_gpu(task.model, workers.plan.gpus):
+        report = _report(task, config, saves, workers, found)
     report["engine"] |= {
         "computed_ahead": round(dispatcher.counts.speculative, 3),
         "computed_ahead_and_used": round(dispatcher.counts.used, 3),
@@ -236,12 +237,19 @@ def _node_json(task: Task, node: Node) -> dict[str, Any]:
     }
 
 
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:  # the inline engine needs no ray
+        return None
+
+
 def environment() -> dict[str, Any]:
     """Return the versions, the commit if known, and the machine that a result was made with."""
     names = ("torch", "transformers", "datasets", "numpy", "ray")
     return {
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
-        **{name: importlib.metadata.version(name) for name in names},
+        **{name: version for name in names if (version := _version(name))},
         **({"commit": commit} if (commit := source.commit()) else {}),
     }

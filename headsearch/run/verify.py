@@ -2,14 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
+import torch
 from torch import nn
 
 from headsearch.heads import HeadSet
 from headsearch.model.plain import plain_outputs
 from headsearch.task.batches import BatchedData
 from headsearch.task.metric import Objective, Score, Threshold
+
+# What the plain path needs of a GPU's memory: so many times the model, for activations of wide
+# models are larger too, and some more.
+ROOM, MORE_ROOM = 4, 1 << 30
+
+
+@contextmanager
+def on_gpu(model: nn.Module, gpus: float) -> Iterator[None]:
+    """Have a model on this process's GPU, if workers are on GPUs and it has one with room.
+
+    The plain path stays float32 there: torch does not use TF32 unless it is told to.
+    """
+    needed = ROOM * sum(p.nbytes for p in model.parameters()) + MORE_ROOM
+    if not gpus or not torch.cuda.is_available() or _free() < needed:
+        yield
+        return
+    model.to("cuda")
+    try:
+        yield
+    finally:
+        model.to("cpu")
+        torch.cuda.empty_cache()
+
+
+def _free() -> int:
+    """Return how much memory this process could take of its GPU, in bytes."""
+    kept = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+    return int(torch.cuda.mem_get_info()[0]) + kept
 
 
 def plain_score(

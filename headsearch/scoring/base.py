@@ -18,6 +18,8 @@ from headsearch.task.batches import Batch, Span
 DEFAULT_CACHE_BYTES = 512 << 20
 # Activations that one backward pass may hold.
 BACKWARD_BYTES = 256 << 20
+# The same on a GPU, whose products should be large; but no more than this share of its memory.
+GPU_BACKWARD_BYTES, GPU_BACKWARD_SHARE = 8 << 30, 8
 # Classes that have slopes of their own. Which answer is given, and nearly all of the loss, is
 # between a row's few likeliest, and each class costs a backward pass over all examples.
 LEADING = 4
@@ -79,7 +81,7 @@ class Scorer(ABC):
 
     @abstractmethod
     def _examples_of_backward(self, batch: Batch) -> int:
-        """How many examples one backward pass may take within `BACKWARD_BYTES`."""
+        """How many examples one backward pass may take within `most_backward_bytes`."""
 
     def run(self, item: WorkItem, where: Span | np.ndarray) -> np.ndarray:
         """Compute a work item; a leading axis runs over `item.states`.
@@ -102,6 +104,14 @@ def backward_bytes(config: Any, layers: int) -> int:
     # Kept for backward in each layer: about ten tensors of the hidden size, three of the
     # feed-forward's (before, inside and after the activation).
     return int(layers * (10 * hidden + 3 * inner) * 4)
+
+
+def most_backward_bytes(device: torch.device) -> int:
+    """Return how many bytes of activations one backward pass may hold on a device of its kind."""
+    if device.type != "cuda":
+        return BACKWARD_BYTES
+    memory = torch.cuda.get_device_properties(device).total_memory
+    return min(GPU_BACKWARD_BYTES, memory // GPU_BACKWARD_SHARE)
 
 
 def slopes(

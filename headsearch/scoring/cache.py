@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Hashable
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -43,14 +44,14 @@ class ParentCache:
         self._limit = limit_bytes
         self._used = 0
         self.keep_others = False  # whether parents may not be dropped for another's sake
-        self._parents: OrderedDict[HeadSet, dict[int, Trace]] = OrderedDict()
+        self._parents: OrderedDict[HeadSet, dict[Hashable, Trace]] = OrderedDict()
 
     @property
     def used_bytes(self) -> int:
         """Bytes held now; never more than the limit."""
         return self._used
 
-    def get(self, parent: HeadSet, batch: int) -> Trace | None:
+    def get(self, parent: HeadSet, batch: Hashable) -> Trace | None:
         """Return the trace, or None if it has to be recomputed."""
         traces = self._parents.get(parent)
         if traces is None:
@@ -74,7 +75,7 @@ class ParentCache:
         self._used = 0
         self._limit //= 2
 
-    def put(self, parent: HeadSet, batch: int, trace: Trace) -> None:
+    def put(self, parent: HeadSet, batch: Hashable, trace: Trace) -> None:
         """Keep a trace if it fits, in place of a shorter one of the same parent and batch."""
         size = sum(state.nbytes for state in trace)
         size -= sum(state.nbytes for state in self._parents.get(parent, {}).get(batch, []))

@@ -18,8 +18,9 @@ Siblings are not stacked into larger products: on a CPU products are as fast fro
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -33,18 +34,21 @@ from headsearch.heads import HeadMap, HeadSet
 from headsearch.model.families import fast_family_of, head_map
 from headsearch.model.readout import read
 from headsearch.scoring.base import (
-    BACKWARD_BYTES,
     DEFAULT_CACHE_BYTES,
     DTYPES,
     Scorer,
     backward_bytes,
+    most_backward_bytes,
     slopes,
 )
 from headsearch.scoring.cache import LayerState, ParentCache, Trace
-from headsearch.scoring.layers import fuse
-from headsearch.scoring.packing import Packing
+from headsearch.scoring.contexts import Contexts
+from headsearch.scoring.layers import fuse, pick
+from headsearch.scoring.packing import NARROW, Packing
 from headsearch.scoring.products import has_onednn, pack
+from headsearch.scoring.wide import MOST_EXAMPLES, tried
 from headsearch.task.batches import Batch, Span, gather
+from headsearch.task.readout import EXAMPLES
 
 # Examples that it is tried out on whether they depend on each other.
 TRIED = 66
@@ -54,12 +58,12 @@ class Part(NamedTuple):
     """Examples that are computed at once.
 
     Attributes:
-        number: of a batch, which one; negative for other examples, whose traces are not kept.
+        key: what its traces are kept under; None: they are not kept.
         batch: the examples.
         packing: where their tokens are.
     """
 
-    number: int
+    key: Hashable | None
     batch: Batch
     packing: Packing
 
@@ -74,6 +78,8 @@ class Evaluator(Scorer):
         dtype: a name in `DTYPES`.
         device: where to compute.
         cache_bytes: limit of the parent cache.
+        wide: whether batches are packed together into large products, see `scoring.wide`; None:
+            where the device is a GPU.
 
     Raises:
         ModelError: the model has no fast path; `scoring.stock` scores it.
@@ -87,6 +93,7 @@ class Evaluator(Scorer):
         dtype: str = "float32",
         device: str = "cpu",
         cache_bytes: int = DEFAULT_CACHE_BYTES,
+        wide: bool | None = None,
     ) -> None:
         family = fast_family_of(model)
         if family is None:
@@ -102,7 +109,23 @@ class Evaluator(Scorer):
             pack(model, layers)
         self.shape: HeadMap = head_map(model)
         self.cache = ParentCache(cache_bytes)
-        self._packings: dict[int, Packing] = {}
+        self._packed: dict[Span, list[Part]] = {}
+        self._filling, self._wide = NARROW, False
+        if self._readout.kind == EXAMPLES and (
+            self._device.type == "cuda" if wide is None else wide
+        ):
+            self._widen()
+
+    def _widen(self) -> None:
+        """Pack batches together, if that changes no score."""
+        found, layers = tried(self._layers), self._layers
+        if not found.sizes:
+            return
+        self._filling, self._wide = found.filling, True
+        self._layers = [replace(layer, by_head=not found.any_heads) for layer in layers]
+        if not self.independent:
+            self._filling, self._wide, self._layers = NARROW, False, layers
+            del self.independent
 
     @cached_property
     def independent(self) -> bool:
@@ -112,7 +135,7 @@ class Evaluator(Scorer):
         `products.independent`, and by what comes out for a few of the shortest examples together,
         and for some of them alone, after a layer of each width and the last one.
         """
-        if any(layer.by_head for layer in self._layers):
+        if not self._wide and any(layer.by_head for layer in self._layers):
             return False
         lengths = np.concatenate([batch.lengths for batch in self._batches])
         places = np.argsort(lengths, kind="stable")[:TRIED]
@@ -150,8 +173,8 @@ class Evaluator(Scorer):
                 self._descend(
                     children, groups[layer], layer, state.hidden, known, part.packing, logits
                 )
-            parts.append(torch.stack([row for row in logits if row is not None]).cpu())
-        return torch.cat(parts, dim=1).numpy()
+            parts.append(torch.stack([row for row in logits if row is not None]))
+        return torch.cat(parts, dim=1).cpu().numpy()
 
     # The parent
 
@@ -160,11 +183,11 @@ class Evaluator(Scorer):
 
         Layer `layers` stands for the end: its `hidden` is the last layer's output.
         """
-        trace = self.cache.get(parent, part.number) or []
+        trace = (part.key is not None and self.cache.get(parent, part.key)) or []
         yield from enumerate(trace[: last + 1])
         if last < len(trace):
             return
-        keep: Trace | None = None if part.number < 0 else list(trace)
+        keep: Trace | None = None if part.key is None else list(trace)
         packing = part.packing
         if trace:
             top = len(trace) - 1
@@ -184,13 +207,13 @@ class Evaluator(Scorer):
         if last == self.shape.layers:
             yield last, LayerState(hidden, hidden)
         if keep is not None and len(keep) > len(trace):
-            self.cache.put(parent, part.number, keep)
+            self.cache.put(parent, part.key, keep)
 
-    def _known(self, parent: HeadSet, layer: int, state: LayerState) -> dict[int, Tensor]:
-        """Return the contexts of the parent's heads at a layer, by head."""
+    def _known(self, parent: HeadSet, layer: int, state: LayerState) -> Contexts:
+        """Return the contexts of the parent's heads at a layer."""
         if layer == self.shape.layers:
-            return {}
-        return _by_head(self._computed(layer, self.shape.kept(parent, layer)), state.context)
+            return Contexts()
+        return Contexts(self._computed(layer, self.shape.kept(parent, layer)), state.context)
 
     def _follow(self, parent: HeadSet, layer: int, state: LayerState, packing: Packing) -> Tensor:
         """Return the parent's output of a layer."""
@@ -205,7 +228,7 @@ class Evaluator(Scorer):
         members: list[int],
         layer: int,
         hidden: Tensor,
-        contexts: dict[int, Tensor],
+        contexts: Contexts,
         packing: Packing,
         logits: list[Tensor | None],
     ) -> None:
@@ -219,7 +242,7 @@ class Evaluator(Scorer):
             members: positions of those that this is about.
             layer: where they may begin to differ.
             hidden: its input, the same for all of them.
-            contexts: {head: context} as far as known there.
+            contexts: as far as known there.
             packing: which rows belong together.
             logits: where to put results, by position.
         """
@@ -233,23 +256,24 @@ class Evaluator(Scorer):
             parts: dict[tuple[int, ...], list[int]] = {}
             for i in members:
                 parts.setdefault(self.shape.kept(children[i], layer), []).append(i)
-            missing = sorted({head for heads in parts for head in heads} - contexts.keys())
+            wanted = sorted({head for heads in parts for head in heads})
+            missing = tuple(head for head in wanted if head not in contexts)
             if missing:
-                computed = self._attend(layer, hidden, tuple(missing), packing)
-                contexts |= _by_head(self._computed(layer, missing), computed)
+                computed = self._attend(layer, hidden, missing, packing)
+                contexts.add(self._computed(layer, missing), computed)
             if len(parts) > 1:
                 break
             hidden = self._step(layer, hidden, contexts, next(iter(parts)), packing)
-            layer, contexts = layer + 1, {}
+            layer, contexts = layer + 1, Contexts()
         for heads, part in parts.items():
             following = self._step(layer, hidden, contexts, heads, packing)
-            self._descend(children, part, layer + 1, following, {}, packing, logits)
+            self._descend(children, part, layer + 1, following, Contexts(), packing, logits)
 
     def _step(
         self,
         layer: int,
         hidden: Tensor,
-        contexts: dict[int, Tensor],
+        contexts: Contexts,
         heads: tuple[int, ...],
         packing: Packing,
     ) -> Tensor:
@@ -257,7 +281,7 @@ class Evaluator(Scorer):
         if self._is_last(layer):
             hidden = hidden[packing.first]
         if heads:
-            context = torch.cat([contexts[head] for head in heads], dim=1)
+            context = contexts.pick(heads)
         else:
             context = hidden.new_zeros(len(hidden), 0, self._layers[layer].head_size)
         fused = self._layers[layer]
@@ -275,18 +299,31 @@ class Evaluator(Scorer):
     def _parts(self, where: Span | np.ndarray) -> Iterator[Part]:
         """Yield what is computed at once."""
         if isinstance(where, Span):
-            for number in range(where.first, where.stop):
-                if number not in self._packings:
-                    self._packings[number] = Packing(self._batches[number], self._device)
-                yield Part(number, self._batches[number], self._packings[number])
+            if where not in self._packed:
+                self._packed[where] = list(self._parts_of(where))
+            yield from self._packed[where]
             return
         if not self.independent:
             raise EngineError(
                 "this worker's matrix products differ in the last bits with what is computed "
                 "beside them, unlike those where the search was started; use machines of one kind"
             )
-        for batch in gather(self._batches, where):
-            yield Part(-1, batch, Packing(batch, self._device))
+        for batch in self._gather(where):
+            yield Part(None, batch, Packing(batch, self._device, self._filling))
+
+    def _parts_of(self, span: Span) -> Iterator[Part]:
+        """Yield the batches of a span, or packed together what is in them."""
+        batches: Iterable[Batch] = self._batches[span.first : span.stop]
+        if self._wide:
+            starts = np.cumsum([0, *(batch.examples for batch in self._batches)])
+            batches = self._gather(np.arange(starts[span.first], starts[span.stop]))
+        for number, batch in enumerate(batches):
+            key = (span, number) if self._wide else span.first + number
+            yield Part(key, batch, Packing(batch, self._device, self._filling))
+
+    def _gather(self, examples: np.ndarray) -> Iterator[Batch]:
+        packed = (MOST_EXAMPLES, max(self._filling.sizes)) if self._wide else None
+        return gather(self._batches, examples, packed)
 
     @torch.inference_mode()
     def _some_layers(self, places: np.ndarray) -> np.ndarray:
@@ -294,12 +331,12 @@ class Evaluator(Scorer):
         widths = self.shape.heads_per_layer
         layers = sorted({widths.index(width) for width in widths} | {self.shape.layers - 1})
         outputs = []
-        for batch in gather(self._batches, places):
-            packing = Packing(batch, self._device)
+        for batch in self._gather(places):
+            packing = Packing(batch, self._device, self._filling)
             hidden = self._embed(batch, packing)
             for layer in layers:
                 heads = tuple(range(widths[layer]))
-                contexts = _by_head(heads, self._attend(layer, hidden, heads, packing))
+                contexts = Contexts(heads, self._attend(layer, hidden, heads, packing))
                 hidden = self._step(layer, hidden, contexts, heads, packing)
             classified = self._family.classify(self._model, hidden[:, None])[: packing.count]
             outputs.append(classified.float().cpu().numpy())
@@ -313,22 +350,40 @@ class Evaluator(Scorer):
         return range(self.shape.heads_per_layer[layer]) if self._is_last(layer) else heads
 
     def _attend(
-        self, layer: int, hidden: Tensor, heads: tuple[int, ...], packing: Packing
+        self,
+        layer: int,
+        hidden: Tensor,
+        heads: tuple[int, ...],
+        packing: Packing,
+        hiding: Tensor | None = None,
     ) -> Tensor:
-        """Return the contexts of some heads; in the last layer of all, where that costs nothing."""
+        """Return the contexts of some heads; in the last layer of all, where that costs nothing.
+
+        Args:
+            layer, hidden, heads, packing: see `FusedLayer.attend`.
+            hiding: what hides padding, (examples, 1, 1, tokens), if any is packed.
+        """
         bias = self._family.position_bias(self._model, layer, packing.tokens)
+        if hiding is not None:
+            bias = hiding if bias is None else bias + hiding
         if self._is_last(layer):
+            if self._wide and not torch.is_grad_enabled():
+                return self._layers[layer].attend_first_by_keys(hidden, packing, bias)
             return self._layers[layer].attend_first(hidden, packing, bias)
         return self._layers[layer].attend(hidden, heads, packing, bias)
 
     # Gradients
 
     def _examples_of_backward(self, batch: Batch) -> int:
-        """How many examples one backward pass may take within `BACKWARD_BYTES`."""
+        """How many examples one backward pass may take within `most_backward_bytes`."""
         per_token = backward_bytes(self._model.config, self.shape.layers)
-        return int(max(1, BACKWARD_BYTES // (per_token * batch.tokens)))
+        return int(max(1, most_backward_bytes(self._device) // (per_token * batch.tokens)))
 
     def _gradients_of(self, state: HeadSet, batch: Batch) -> np.ndarray:
+        hiding = None
+        if self._wide:  # as one run: on a GPU many small steps take longer than some padding
+            hiding = _hiding(batch).to(self._device, next(self._model.parameters()).dtype)
+            batch = _padding_kept(batch)
         packing = Packing(batch, self._device)
         hidden = self._embed(batch, packing)
         gates = []
@@ -337,11 +392,11 @@ class Evaluator(Scorer):
         with torch.enable_grad(), exact:
             for layer in range(self.shape.layers):
                 heads = self.shape.kept(state, layer)
-                context = self._attend(layer, hidden, heads, packing)
+                context = self._attend(layer, hidden, heads, packing, hiding)
                 gate = context.new_ones(batch.examples, len(heads)).requires_grad_()
                 gates.append(gate)
                 if self._is_last(layer):
-                    context, hidden = context[:, list(heads)], hidden[packing.first]
+                    context, hidden = pick(context, heads, 1), hidden[packing.first]
                     gate_of_row = packing.fill_examples([gate])
                 else:
                     gate_of_row = gate[packing.examples]
@@ -356,6 +411,16 @@ class Evaluator(Scorer):
             return slopes(rows_of, used, self.shape, kept, of_rows)
 
 
-def _by_head(heads: Sequence[int], context: Tensor) -> dict[int, Tensor]:
-    """Return {head: its context, (rows, 1, head size)}."""
-    return {head: context[:, place : place + 1] for place, head in enumerate(heads)}
+def _padding_kept(batch: Batch) -> Batch:
+    """Return a batch as if its padding were tokens."""
+    arrays = dict(batch.arrays)
+    if "attention_mask" in arrays:
+        arrays["attention_mask"] = np.ones_like(arrays["attention_mask"])
+    return Batch(arrays, batch.readout)
+
+
+def _hiding(batch: Batch) -> Tensor:
+    """Return what scores are biased by to hide padding, (examples, 1, 1, tokens)."""
+    seen = torch.arange(batch.tokens)[None] < torch.from_numpy(batch.lengths)[:, None]
+    bias = torch.zeros(seen.shape).masked_fill(~seen, -torch.inf)
+    return bias[:, None, None]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from headsearch.model.families import AttentionLayer
+from headsearch.scoring.attention import attention
 from headsearch.scoring.packing import Packing
 from headsearch.scoring.products import independent, product
 
@@ -53,20 +53,15 @@ class FusedLayer:
             hidden: the layer's input, (rows, hidden).
             heads: which heads to compute; no arithmetic is spent on the others.
             packing: which rows belong together.
-            bias: added to the scores, (1, all heads, tokens, tokens), or None.
+            bias: added to the scores, (1 or examples, 1 or all heads, 1 or tokens, tokens), or
+                None.
         """
         if not heads:
             return hidden.new_zeros(len(hidden), 0, self.head_size)
-        parts = []
-        for run, part in packing.split(self._qkv(hidden, heads)):
-            # (examples, tokens, heads, 3, wide) -> 3 x (examples, heads, tokens, wide)
-            query, key, value = part.permute(3, 0, 2, 1, 4)
-            added = None if bias is None else bias[:, list(heads), : run.tokens, : run.tokens]
-            context = functional.scaled_dot_product_attention(
-                query, key, value, attn_mask=added, scale=self._scale
-            )
-            parts.append(context.transpose(1, 2).flatten(0, 1))
-        return packing.fill(parts)[..., : self.head_size]
+        query, key, value = self.query_key_value(hidden, heads).unbind(2)
+        added = bias if bias is None or bias.shape[1] == 1 else pick(bias, heads, 1)
+        found = attention(query, key, value, packing, scale=self._scale, bias=added)
+        return found[..., : self.head_size]
 
     def attend_first(self, hidden: Tensor, packing: Packing, bias: Tensor | None) -> Tensor:
         """Return the context of all heads for first tokens, (examples and more, heads, head size).
@@ -78,7 +73,8 @@ class FusedLayer:
         Args:
             hidden: the layer's input, (rows, hidden).
             packing: which rows belong together.
-            bias: added to the scores, (1, all heads, tokens, tokens), or None.
+            bias: added to the scores, (1 or examples, 1 or all heads, 1 or tokens, tokens), or
+                None.
         """
         weights, biases = self.qkv_weight, self.qkv_bias
         if not len(weights):
@@ -99,11 +95,31 @@ class FusedLayer:
         values = packing.fill_examples(means).transpose(0, 1) @ weights[:, 2].transpose(1, 2)
         return (values.transpose(0, 1) + biases[:, 2])[..., : self.head_size]
 
+    def attend_first_by_keys(self, hidden: Tensor, packing: Packing, bias: Tensor | None) -> Tensor:
+        """Return the same, with keys and values computed.
+
+        That is more arithmetic, but all of it in products that have as many rows as there are
+        tokens or examples, in any order; batched ones are of one example each.
+
+        Args:
+            hidden, packing, bias: see `attend_first`.
+        """
+        weights, biases = self.qkv_weight, self.qkv_bias
+        if not len(weights):
+            return hidden.new_zeros(len(packing.first), 0, self.head_size)
+        query = product(
+            hidden[packing.first], weights[:, 0].flatten(0, 1), biases[:, 0].flatten()
+        ).view(-1, *biases[:, 0].shape)
+        made = product(hidden, weights[:, 1:].flatten(0, 2), biases[:, 1:].flatten())
+        key, value = made.view(-1, *biases[:, 1:].shape).unbind(2)
+        found = attention(query, key, value, packing, scale=self._scale, bias=bias, first=True)
+        return found[..., : self.head_size]
+
     @property
     def _scale(self) -> float:
         return 1.0 / math.sqrt(self.head_size)
 
-    def _qkv(self, hidden: Tensor, heads: tuple[int, ...]) -> Tensor:
+    def query_key_value(self, hidden: Tensor, heads: tuple[int, ...]) -> Tensor:
         """Return query, key and value, (rows, heads, 3, wide)."""
         one_by_one = self.by_head and not hidden.requires_grad
         groups = [(head,) for head in heads] if one_by_one else [heads]
@@ -111,7 +127,7 @@ class FusedLayer:
         for group in groups:
             weight, row = self.qkv_weight, self.qkv_bias
             if len(group) < len(weight):
-                weight, row = weight[list(group)], row[list(group)]
+                weight, row = pick(weight, group, 0), pick(row, group, 0)
             made = product(hidden, weight.flatten(0, 2), row.flatten())
             parts.append(made.view(-1, *row.shape))
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
@@ -123,9 +139,22 @@ class FusedLayer:
             zeros = context.new_zeros(len(context), weight.shape[0])
             return zeros if self.output_bias is None else zeros + self.output_bias
         if len(heads) < weight.shape[1]:
-            weight = weight[:, list(heads)]
+            weight = pick(weight, heads, 1)
         rows = context.contiguous().flatten(1)  # one layout, wherever the context comes from
         return product(rows, weight.flatten(1), self.output_bias)
+
+
+def pick(tensor: Tensor, places: Sequence[int], dim: int) -> Tensor:
+    """Return a copy of some slices of a tensor, as an index would; a GPU need not be waited for."""
+    if not places:
+        return tensor.narrow(dim, 0, 0)
+    runs: list[list[int]] = []  # [first, how many] of neighbours
+    for place in places:
+        if runs and place == sum(runs[-1]):
+            runs[-1][1] += 1
+        else:
+            runs.append([place, 1])
+    return torch.cat([tensor.narrow(dim, first, count) for first, count in runs], dim)
 
 
 def fuse(layer: AttentionLayer) -> FusedLayer:

@@ -20,6 +20,34 @@ FIRST_ROWS = 16
 
 
 @dataclass(frozen=True)
+class Filling:
+    """With how many rows products come: there are some more than tokens or examples need.
+
+    Attributes:
+        rows, examples: rows of tokens, and of examples where each has one, come in multiples.
+        sizes: or rows of tokens come in the least of these that holds them, ascending.
+    """
+
+    rows: int = ROWS
+    examples: int = FIRST_ROWS
+    sizes: tuple[int, ...] = ()
+
+    def more_rows(self, count: int) -> int:
+        """Return how many rows there are more than so many tokens need."""
+        for size in self.sizes:
+            if count <= size:
+                return size - count
+        return -count % self.rows
+
+    def more_examples(self, count: int) -> int:
+        """The same where each example has one."""
+        return -count % self.examples
+
+
+NARROW = Filling()
+
+
+@dataclass(frozen=True)
 class Run:
     """Neighbouring examples of one length.
 
@@ -50,16 +78,19 @@ class Packing:
         runs: the examples, in order.
         tokens: the most tokens that one has.
         count: how many examples there are.
+        rows: how many tokens there are.
     """
 
-    def __init__(self, batch: Batch, device: torch.device) -> None:
+    def __init__(self, batch: Batch, device: torch.device, filling: Filling = NARROW) -> None:
         lengths = batch.lengths
-        self._real: Tensor | None = None  # of each position whether it is no padding
+        self._real: Tensor | None = None  # the positions that are no padding, of all in a row
         if int(lengths.min()) < batch.tokens:
-            self._real = torch.from_numpy(batch.arrays["attention_mask"]).to(device).bool()
+            real = np.flatnonzero(batch.arrays["attention_mask"].ravel())
+            self._real = torch.from_numpy(real).to(device)
         starts = np.cumsum([0, *lengths])
-        self._more = -int(starts[-1]) % ROWS
-        self._more_examples = -len(lengths) % FIRST_ROWS
+        self.rows = int(starts[-1])
+        self._more = filling.more_rows(self.rows)
+        self._more_examples = filling.more_examples(len(lengths))
         edges = [0, *(np.flatnonzero(np.diff(lengths)) + 1), len(lengths)]
         self.runs = [
             Run(int(starts[start]), int(stop - start), int(lengths[start]))
@@ -74,17 +105,28 @@ class Packing:
         return self._index(self._starts, self._more_examples)
 
     @cached_property
+    def edges(self) -> Tensor:
+        """Where each example's rows begin and the last one's end, (examples + 1,) int32."""
+        edges = np.append(self._starts, self.rows).astype(np.int32)
+        return torch.from_numpy(edges).to(self._device)
+
+    @cached_property
+    def counts(self) -> Tensor:
+        """0, 1, 2 … up to the number of examples, (examples + 1,) int32."""
+        return torch.arange(self.count + 1, dtype=torch.int32, device=self._device)
+
+    @cached_property
     def examples(self) -> Tensor:
         """Of each row which example it is of, (rows,)."""
         return self._index(np.repeat(np.arange(len(self._lengths)), self._lengths), self._more)
 
     def pack(self, padded: Tensor) -> Tensor:
         """Return the rows of all tokens, (rows, hidden), of a padded tensor."""
-        rows = padded.flatten(0, 1) if self._real is None else padded[self._real]
-        return self.fill([rows])
+        rows = padded.flatten(0, 1)
+        return self.fill([rows if self._real is None else rows.index_select(0, self._real)])
 
     def fill(self, parts: list[Tensor]) -> Tensor:
-        """Join the rows of all runs, (rows, …), and add those that make a multiple of `ROWS`."""
+        """Join the rows of all runs, (rows, …), and add those that there are more."""
         return _join(parts, self._more)
 
     def fill_examples(self, parts: list[Tensor]) -> Tensor:

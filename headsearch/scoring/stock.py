@@ -22,11 +22,11 @@ from headsearch.model.families import fast_family_of, head_map, kind_of
 from headsearch.model.gate import gates, removal_gates, removed_heads
 from headsearch.model.plain import inputs_of, rows_of
 from headsearch.scoring.base import (
-    BACKWARD_BYTES,
     DEFAULT_CACHE_BYTES,
     DTYPES,
     Scorer,
     backward_bytes,
+    most_backward_bytes,
     slopes,
 )
 from headsearch.scoring.cache import ParentCache
@@ -130,7 +130,7 @@ class StockEvaluator(Scorer):
         return result
 
     def _examples_of_backward(self, batch: Batch) -> int:
-        """How many examples one backward pass may take within `BACKWARD_BYTES`."""
+        """How many examples one backward pass may take within `most_backward_bytes`."""
         config: Any = self._model.config
         # ALBERT passes through its layers several times; encoders may have decoders beside them.
         passes = max(self.shape.layers, config.num_hidden_layers)
@@ -138,4 +138,5 @@ class StockEvaluator(Scorer):
         tokens = batch.tokens
         if "pixel_values" in batch.arrays:
             tokens = (config.image_size // config.patch_size) ** 2 + 2
-        return int(max(1, BACKWARD_BYTES // (backward_bytes(config, passes) * tokens)))
+        each = backward_bytes(config, passes) * tokens
+        return int(max(1, most_backward_bytes(self._device) // each))

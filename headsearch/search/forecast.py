@@ -12,8 +12,9 @@ from headsearch.task.metric import PERPLEXITY, Objective
 
 # Of several classes, those that come closest to the right one stand for all.
 RIVALS = 2
-# Most columns that are predicted; of more, those closest to a wrong answer.
+# Most columns that are predicted, and examples; of more, those closest to a wrong answer.
 COLUMNS = 4000
+PREDICTED = 2000
 LEAST_DEVIATION = 1e-6
 # Examples by which a forecast may be off beside what each one's chance says.
 OFF = 2.0
@@ -46,7 +47,7 @@ class Forecast:
             ahead = self._least_ahead([baseline, *known])  # (classes, examples)
             rivals = np.argsort(ahead, axis=0, kind="stable")[: min(RIVALS, objective.classes - 1)]
             closest = np.argsort(ahead.min(axis=0), kind="stable")
-            self._places = np.sort(closest[: COLUMNS // len(rivals)])
+            self._places = np.sort(closest[: min(PREDICTED, COLUMNS // len(rivals))])
             self._rivals = rivals[:, self._places]
         self._labels = objective.labels[self._places]
         self.base = self.columns(baseline.outputs)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
 
 import numpy as np
@@ -12,7 +15,7 @@ from scipy import special
 from headsearch.heads import HeadSet
 from headsearch.search.forecast import Forecast
 from headsearch.search.problem import Node, Problem
-from headsearch.search.surrogate import Surrogate, indicators
+from headsearch.search.surrogate import Surrogate, indicators, one_thread
 from headsearch.search.weight import by_worth
 
 # Heads that a move may add to the best state's number.
@@ -22,6 +25,10 @@ PAIRED = 12
 SWAPS = 6
 # Of the swaps that are looked at together, so many of the best are worth proposing.
 NEAR = 4
+# States that are valued together.
+TOGETHER = 64
+# More threads than that have nothing to do.
+MOST_THREADS = 8
 # Proposals of a round differ in so many heads.
 APART = 4
 # Proposals that lead further with less chance make room for those that lead sideways.
@@ -165,8 +172,18 @@ class Proposer:
                 state = rows[int(np.argmin(by_worth(-rises, 1.0 / self._worths[back])))]
 
     def _value(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return expected metrics and their standard deviations, (rows,) each."""
-        means, spreads = self._forecast.metrics(*self._surrogate.predict(rows))
+        """Return expected metrics and their standard deviations, (rows,) each.
+
+        So many rows at a time: as fits a cache, and whatever the number of threads, since what
+        comes out may depend in the last bits on how many are computed at once.
+        """
+        parts = [rows[start : start + TOGETHER] for start in range(0, len(rows), TOGETHER)]
+        with one_thread():
+            found = list((_threads().map if len(parts) > 1 else map)(self._value_of, parts))
+        return np.concatenate([f[0] for f in found]), np.concatenate([f[1] for f in found])
+
+    def _value_of(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        means, spreads = self._forecast.metrics(*self._surrogate.predict_here(rows))
         return means, np.hypot(spreads, self._off)
 
     def _weigh(self, row: np.ndarray) -> int:
@@ -202,6 +219,13 @@ class Proposer:
                 break
             row, mean = rows[order[0]], means[order[0]]
         return way
+
+
+@lru_cache
+def _threads() -> ThreadPoolExecutor:
+    """Threads for what numpy computes, which does so beside others."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return ThreadPoolExecutor(min(cores or 1, MOST_THREADS), "headsearch thinks")
 
 
 def spread_out(proposals: Iterable[Proposal]) -> list[Proposal]:

@@ -85,7 +85,7 @@ class Surrogate:
         noise = np.diag(np.where(evidence.measured, 1.0, EXTRAPOLATED))
         step = -(-evidence.changes.shape[1] // JUDGED)
         some = np.ascontiguousarray(evidence.changes[:, ::step])
-        with _one_thread():
+        with one_thread():
             common = (self._removed * self._weights) @ self._removed.T
             tried = [
                 (self._density(_inverse(_kernel(common, bend) + level * noise), some), bend, level)
@@ -102,12 +102,16 @@ class Surrogate:
         Args:
             removed: the states, (states, heads), 0 or 1.
         """
+        with one_thread():
+            return self.predict_here(removed)
+
+    def predict_here(self, removed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The same for a caller that is within `one_thread` already, maybe in several threads."""
         removed = removed.astype(np.float64, copy=False)
-        with _one_thread():
-            kernel = _kernel((removed * self._weights) @ self._removed.T, self.bend)
-            mean = kernel @ self._answer
-            explained = np.einsum("sr,sr->s", kernel @ self._inverse, kernel)
-            alone = _kernel(removed @ self._weights, self.bend)
+        kernel = _kernel((removed * self._weights) @ self._removed.T, self.bend)
+        mean = kernel @ self._answer
+        explained = np.einsum("sr,sr->s", kernel @ self._inverse, kernel)
+        alone = _kernel(removed @ self._weights, self.bend)
         return mean, _deviations(np.maximum(alone - explained, 0.0), self._scales)
 
     def left_out(self) -> tuple[np.ndarray, np.ndarray]:
@@ -140,7 +144,7 @@ def _threads() -> Any:
     return ThreadpoolController()  # looks for libraries, which takes milliseconds
 
 
-def _one_thread() -> Any:
+def one_thread() -> Any:
     """A context in which BLAS adds up in one order, whatever the machine's number of cores."""
     return _threads().limit(limits=1, user_api="blas")
 

@@ -274,19 +274,27 @@ def _check_long(lengths: np.ndarray) -> None:
         )
 
 
-def gather(batches: Sequence[Batch], examples: np.ndarray) -> Iterator[Batch]:
+def gather(
+    batches: Sequence[Batch], examples: np.ndarray, packed: tuple[int, int] | None = None
+) -> Iterator[Batch]:
     """Yield batches of any examples, in the given order.
 
     Args:
         batches: where they are.
         examples: (examples,) places in the order of the batches.
+        packed: most examples and tokens of one batch, where padding does not count; else they are
+            as small as the batches, and padding counts.
     """
     ends = np.cumsum([batch.examples for batch in batches])
     numbers = np.searchsorted(ends, examples, side="right")
     rows = examples - np.concatenate([[0], ends])[numbers]
     arrays = [batches[n].arrays for n in numbers]
     lengths = np.array([a["attention_mask"][i].sum() for a, i in zip(arrays, rows, strict=True)])
-    for start, stop in _cuts(lengths, BATCH_EXAMPLES, BATCH_TOKENS):
+    if packed is None:
+        cuts = _cuts(lengths, BATCH_EXAMPLES, BATCH_TOKENS)
+    else:
+        cuts = _packed_cuts(lengths, *packed)
+    for start, stop in cuts:
         places = range(start, stop)
         yield Batch(
             {
@@ -324,6 +332,19 @@ def _cuts(lengths: np.ndarray, most_examples: int, most_tokens: int) -> list[tup
         if count > 1 and (count > most_examples or count * length > most_tokens):
             cuts.append((start, i))
             start = i
+    return [*cuts, (start, len(lengths))]
+
+
+def _packed_cuts(
+    lengths: np.ndarray, most_examples: int, most_tokens: int
+) -> list[tuple[int, int]]:
+    """The same for lengths in any order, with tokens counted without padding."""
+    cuts, start, tokens = [], 0, 0
+    for i, length in enumerate(lengths):
+        if i > start and (i - start == most_examples or tokens + length > most_tokens):
+            cuts.append((start, i))
+            start, tokens = i, 0
+        tokens += int(length)
     return [*cuts, (start, len(lengths))]
 
 

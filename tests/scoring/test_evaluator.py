@@ -392,7 +392,7 @@ def test_gradients_do_not_depend_on_how_batches_are_cut(
 ) -> None:
     data = tiny_data(model)
     whole = evaluator_of(model, data).gradients(HeadSet(), Span(0, 5))
-    monkeypatch.setattr("headsearch.scoring.evaluator.BACKWARD_BYTES", 1)  # one example at a time
+    monkeypatch.setattr("headsearch.scoring.base.BACKWARD_BYTES", 1)  # one example at a time
     single = evaluator_of(model, data).gradients(HeadSet(), Span(0, 5))
     np.testing.assert_allclose(single, whole, rtol=0, atol=1e-5)
 

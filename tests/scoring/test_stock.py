@@ -62,7 +62,7 @@ def test_gradients_do_not_depend_on_how_batches_are_cut(monkeypatch: pytest.Monk
     for name in ("T5", "DeiT"):
         whole = stock(name).gradients(SOME, Span(0, 3))
         with monkeypatch.context() as patch:
-            patch.setattr("headsearch.scoring.stock.BACKWARD_BYTES", 1)  # one example at a time
+            patch.setattr("headsearch.scoring.base.BACKWARD_BYTES", 1)  # one example at a time
             single = stock(name).gradients(SOME, Span(0, 3))
         np.testing.assert_allclose(single, whole, rtol=0, atol=1e-4)
 
