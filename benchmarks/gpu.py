@@ -15,8 +15,12 @@ scoring: single removals and macro moves, from the full model and from one with 
     bit, on parents, siblings or the examples beside them; removed heads have an effect.
 search: a search to the end with a budget of 1 point. Right answers are the model's own, but for
     every tenth example. Its best state is verified by the stock forward in float32.
+reckoned: where there is no time for that, or the random model is of no use: a search whose answers
+    come from a surrogate (`benchmarks/scaling.py`, two classes), with the coordinator's own time as
+    it is on this machine, and that of the GPU as `--costs` says it was measured: each state costs
+    what a macro move from the full model does, and its share of that where it is given up early.
 
-Needs neither ray nor datasets.
+Needs neither ray nor datasets, but for the last part.
 """
 
 from __future__ import annotations
@@ -25,6 +29,7 @@ import argparse
 import json
 import statistics
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -36,10 +41,10 @@ import torch
 import transformers
 from torch import nn
 
-from benchmarks.common import commit, processor
+from benchmarks.common import commit, processor, provenance
 from benchmarks.throughput import least, padded, parent_of, singles_of
 from headsearch.engine.dispatch import Dispatcher
-from headsearch.engine.executor import Plan
+from headsearch.engine.executor import Done, Event, Plan, Up
 from headsearch.engine.inline import InlineWorkers
 from headsearch.engine.worker import independent, make_evaluator
 from headsearch.heads import HeadMap, HeadSet
@@ -52,10 +57,11 @@ from headsearch.scoring.base import DTYPES
 from headsearch.scoring.cache import ParentCache
 from headsearch.scoring.contexts import Contexts
 from headsearch.scoring.evaluator import Evaluator
+from headsearch.scoring.item import GRADIENTS
 from headsearch.scoring.packing import Packing
 from headsearch.scoring.wide import SIZES, tried
 from headsearch.search.astar import Settings, search
-from headsearch.search.problem import Problem
+from headsearch.search.problem import Ask, Problem
 from headsearch.task.batches import Batch, BatchedData, Span, gather, tokenise
 from headsearch.task.data import Examples
 from headsearch.task.metric import make_objective
@@ -447,6 +453,66 @@ def whole_search(
     }
 
 
+def reckoned(costs: dict[str, Any], examples: int) -> dict[str, Any]:
+    """See the module."""
+    from benchmarks.scaling import Surrogate
+
+    layers, heads, _ = SHAPE
+    data, shape = make_data(examples), HeadMap((heads,) * layers)
+    surrogate = Surrogate(shape, examples, 2, data)
+    child = max(r["seconds_a_child"] for r in costs["rows"] if r["work"] == "macro moves")
+    gradient = max(r["seconds"] for r in costs["rows"] if r["work"] == "gradients")
+    plan = Plan(1, 1, lay_out(data, 1, independent=True), None, 1.0, "bfloat16", 0)
+    spent = {"children": 0.0, "gradients": 0.0, "surrogate": 0.0}
+    tokens = np.array(plan.layout.lengths)
+
+    class Reckoning(InlineWorkers):
+        def __init__(self) -> None:
+            self.plan, self._calls, self._is_up, self._threads = plan, deque(), False, 1
+
+        def poll(self, timeout: float) -> list[Event]:
+            if not self._is_up:
+                self._is_up = True
+                return [Up(0)]
+            if not self._calls:
+                return []
+            began = time.monotonic()
+            (call, jobs), arrays = self._calls.popleft(), []
+            for job in jobs:
+                where = job.piece.where
+                if isinstance(where, Span):
+                    where = np.arange(data.offsets[where.first], data.offsets[where.stop])
+                share = float(tokens[where].sum() / tokens.sum())
+                ask = Ask(job.item.kind, job.item.parent, job.item.states)
+                answers = [surrogate._answer(ask, state)[where] for state in job.item.states]
+                arrays.append(np.stack(answers).astype(np.float32))
+                kind = "gradients" if job.item.kind == GRADIENTS else "children"
+                spent[kind] += share * len(answers) * (gradient if kind == "gradients" else child)
+            spent["surrogate"] += time.monotonic() - began
+            return [Done(call, arrays, time.monotonic() - began)]
+
+    began = time.monotonic()
+    found = search(
+        Problem(shape, make_objective("accuracy", surrogate.labels, 2), BUDGET, True),
+        Dispatcher(Reckoning(), MemoryStore(), shape),
+        Settings(),
+        on_step=lambda record: print(
+            round(time.monotonic() - began), record["best"][0], record["evaluations"], flush=True
+        ),
+    )
+    thinking = time.monotonic() - began - spent.pop("surrogate")
+    return {
+        "seconds_a_child": child,
+        "seconds_a_gradient": gradient,
+        "heads": shape.total,
+        "removed": len(found.best.heads),
+        "evaluations": found.evaluations,
+        "gradient_passes": found.gradients,
+        "stopped": found.stopped,
+        "seconds": {**spent, "thinking": thinking, "sum": sum(spent.values()) + thinking},
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("out", type=Path)
@@ -455,7 +521,14 @@ def main() -> None:
     parser.add_argument("--examples", type=int, default=EXAMPLES)
     parser.add_argument("--small", action="store_true", help="a small model, to try this out")
     parser.add_argument("--limit", type=float, default=1200.0, help="seconds of a search at most")
+    parser.add_argument("--costs", type=Path, help="reckon by these, an OUT.json of a GPU")
     options = parser.parse_args()
+    if options.costs is not None:
+        costs = json.loads(options.costs.read_text())
+        result = reckoned(costs["scoring"], options.examples)
+        print(json.dumps(result))
+        options.out.write_text(json.dumps({**provenance(), **result}, indent=1) + "\n")
+        return
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model, data = make_model(SMALL if options.small else SHAPE), make_data(options.examples)
     parts = bundle(model)

@@ -28,7 +28,7 @@ from headsearch.task.metric import Objective, make_objective
 from headsearch.task.readout import EXAMPLES, LABELS, SEQUENCES
 
 # A new number makes old memos unusable: raise it when the evaluator's arithmetic changes.
-SCORING = 5
+SCORING = 6
 
 
 @dataclass(frozen=True)

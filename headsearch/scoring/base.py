@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -69,11 +69,19 @@ class Scorer(ABC):
         `_margins`. Where an example has several rows, it takes as many times that.
         """
         parts = []
-        for batch in self._batches[span.first : span.stop]:
+        for batch, wanted in self._for_backward(span):
             step = self._examples_of_backward(batch)
-            for start in range(0, batch.examples, step):
-                parts.append(self._gradients_of(state, batch.part(start, start + step)))
+            found = [
+                self._gradients_of(state, batch.part(start, start + step))
+                for start in range(0, batch.examples, step)
+            ]
+            parts.append(np.concatenate(found)[wanted])
         return np.concatenate(parts)
+
+    def _for_backward(self, span: Span) -> Iterator[tuple[Batch, slice]]:
+        """Yield what has backward passes together, and which of its rows are of the span."""
+        for batch in self._batches[span.first : span.stop]:
+            yield batch, slice(None)
 
     @abstractmethod
     def _gradients_of(self, state: HeadSet, batch: Batch) -> np.ndarray:
@@ -135,6 +143,7 @@ def slopes(
     found = np.zeros((len(rows), 1 + margins.shape[1], shape.total), np.float32)
     # One row of every example at a time: all of an example's share its gates.
     turns = np.arange(len(examples)) - np.searchsorted(examples, examples)
+    places = [shape.start(layer) + head for layer in gates for head in heads[layer]]
     for turn in range(int(turns.max(initial=-1)) + 1 if gates else 0):
         chosen = np.flatnonzero(turns == turn)
         picked = margins[torch.from_numpy(chosen).to(margins.device)]
@@ -143,10 +152,8 @@ def slopes(
             of_gates = torch.autograd.grad(
                 picked[:, column].sum(), list(gates.values()), retain_graph=True
             )
-            for layer, slope in zip(gates, of_gates, strict=True):
-                places = [shape.start(layer) + head for head in heads[layer]]
-                values = slope.float().cpu().numpy()[examples[chosen]]
-                found[chosen[:, None], 1 + column, places] = values
+            values = torch.cat(of_gates, dim=1).float().cpu().numpy()[examples[chosen]]
+            found[chosen[:, None], 1 + column, places] = values
     result: np.ndarray = np.take_along_axis(found, margin_of[:, :, None], axis=1)
     if result.shape[1] > 1:
         result -= result.mean(axis=1, keepdims=True)

@@ -18,6 +18,7 @@ Siblings are not stacked into larger products: on a CPU products are as fast fro
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -45,6 +46,7 @@ from headsearch.scoring.cache import LayerState, ParentCache, Trace
 from headsearch.scoring.contexts import Contexts
 from headsearch.scoring.layers import fuse, pick
 from headsearch.scoring.packing import NARROW, Packing
+from headsearch.scoring.padded import groups, hiding, padding_kept
 from headsearch.scoring.products import has_onednn, pack
 from headsearch.scoring.wide import MOST_EXAMPLES, tried
 from headsearch.task.batches import Batch, Span, gather
@@ -355,24 +357,39 @@ class Evaluator(Scorer):
         hidden: Tensor,
         heads: tuple[int, ...],
         packing: Packing,
-        hiding: Tensor | None = None,
+        hides: Tensor | None = None,
     ) -> Tensor:
         """Return the contexts of some heads; in the last layer of all, where that costs nothing.
 
         Args:
             layer, hidden, heads, packing: see `FusedLayer.attend`.
-            hiding: what hides padding, (examples, 1, 1, tokens), if any is packed.
+            hides: what hides padding, (examples, 1, 1, tokens), if any is packed.
         """
         bias = self._family.position_bias(self._model, layer, packing.tokens)
-        if hiding is not None:
-            bias = hiding if bias is None else bias + hiding
+        if hides is not None:
+            bias = hides if bias is None else bias + hides
         if self._is_last(layer):
             if self._wide and not torch.is_grad_enabled():
                 return self._layers[layer].attend_first_by_keys(hidden, packing, bias)
             return self._layers[layer].attend_first(hidden, packing, bias)
+        if hides is not None and bias is not None:
+            return self._layers[layer].attend_padded(hidden, heads, packing, bias)
         return self._layers[layer].attend(hidden, heads, packing, bias)
 
     # Gradients
+
+    def _for_backward(self, span: Span) -> Iterator[tuple[Batch, slice]]:
+        """Yield what has backward passes together, and which of its rows are of the span."""
+        if not self._wide:
+            yield from super()._for_backward(span)
+            return
+        starts = np.cumsum([0, *(batch.examples for batch in self._batches)])
+        for group in groups(self._batches):
+            first, stop = max(group.first, span.first), min(group.stop, span.stop)
+            if first < stop:
+                examples = np.arange(starts[group.first], starts[group.stop])
+                (batch,) = gather(self._batches, examples, (len(examples), sys.maxsize))
+                yield batch, slice(starts[first] - examples[0], starts[stop] - examples[0])
 
     def _examples_of_backward(self, batch: Batch) -> int:
         """How many examples one backward pass may take within `most_backward_bytes`."""
@@ -380,10 +397,10 @@ class Evaluator(Scorer):
         return int(max(1, most_backward_bytes(self._device) // (per_token * batch.tokens)))
 
     def _gradients_of(self, state: HeadSet, batch: Batch) -> np.ndarray:
-        hiding = None
+        hides = None
         if self._wide:  # as one run: on a GPU many small steps take longer than some padding
-            hiding = _hiding(batch).to(self._device, next(self._model.parameters()).dtype)
-            batch = _padding_kept(batch)
+            hides = hiding(batch).to(self._device, next(self._model.parameters()).dtype)
+            batch = padding_kept(batch)
         packing = Packing(batch, self._device)
         hidden = self._embed(batch, packing)
         gates = []
@@ -392,14 +409,14 @@ class Evaluator(Scorer):
         with torch.enable_grad(), exact:
             for layer in range(self.shape.layers):
                 heads = self.shape.kept(state, layer)
-                context = self._attend(layer, hidden, heads, packing, hiding)
+                context = self._attend(layer, hidden, heads, packing, hides)
                 gate = context.new_ones(batch.examples, len(heads)).requires_grad_()
                 gates.append(gate)
                 if self._is_last(layer):
                     context, hidden = pick(context, heads, 1), hidden[packing.first]
                     gate_of_row = packing.fill_examples([gate])
                 else:
-                    gate_of_row = gate[packing.examples]
+                    gate_of_row = packing.of_rows(gate) if self._wide else gate[packing.examples]
                 fused = self._layers[layer]
                 projected = fused.project(context * gate_of_row[:, :, None], heads)
                 hidden = fused.finish(projected, hidden)
@@ -409,18 +426,3 @@ class Evaluator(Scorer):
             kept = [self.shape.kept(state, layer) for layer in range(self.shape.layers)]
             of_rows = self._readout.examples_of_rows(batch.examples)
             return slopes(rows_of, used, self.shape, kept, of_rows)
-
-
-def _padding_kept(batch: Batch) -> Batch:
-    """Return a batch as if its padding were tokens."""
-    arrays = dict(batch.arrays)
-    if "attention_mask" in arrays:
-        arrays["attention_mask"] = np.ones_like(arrays["attention_mask"])
-    return Batch(arrays, batch.readout)
-
-
-def _hiding(batch: Batch) -> Tensor:
-    """Return what scores are biased by to hide padding, (examples, 1, 1, tokens)."""
-    seen = torch.arange(batch.tokens)[None] < torch.from_numpy(batch.lengths)[:, None]
-    bias = torch.zeros(seen.shape).masked_fill(~seen, -torch.inf)
-    return bias[:, None, None]

@@ -120,6 +120,15 @@ class Packing:
         """Of each row which example it is of, (rows,)."""
         return self._index(np.repeat(np.arange(len(self._lengths)), self._lengths), self._more)
 
+    def of_rows(self, of_examples: Tensor) -> Tensor:
+        """Return what is of each row, (rows, …), of what is of each example; all of one length.
+
+        Unlike an index's, the gradient is a plain sum.
+        """
+        (run,) = self.runs
+        every = of_examples[:, None].expand(-1, run.tokens, *of_examples.shape[1:])
+        return self.fill([every.flatten(0, 1)])
+
     def pack(self, padded: Tensor) -> Tensor:
         """Return the rows of all tokens, (rows, hidden), of a padded tensor."""
         rows = padded.flatten(0, 1)

@@ -16,7 +16,7 @@ from ray.exceptions import ObjectLostError
 from headsearch.engine.executor import Done, Lost, Up, Workers
 from headsearch.engine.inline import InlineWorkers
 from headsearch.engine.ray_memo import RayMemo
-from headsearch.engine.ray_workers import RayWorkers
+from headsearch.engine.ray_workers import RayWorkers, independent_there
 from headsearch.engine.scheduler import Scheduler
 from headsearch.errors import EngineError
 from headsearch.heads import HeadSet
@@ -117,6 +117,15 @@ def test_describes_itself(workers: Workers) -> None:
     assert found["name"] == workers.name
     assert found["workers"] == workers.plan.workers
     assert (found["shards"], found["replicas"]) == (2, 1)
+
+
+def test_a_worker_tells_whether_examples_depend_on_each_other_on_its_device(
+    ray_cluster: None,
+) -> None:
+    """As where the workers have GPUs and this process has none."""
+    assert independent_there(BUNDLE, DATA, "float32", 0.0)
+    with pytest.raises(EngineError, match="could not try out a worker's device:"):
+        independent_there(BUNDLE, DATA, "float31", 0.0)
 
 
 def test_inline_puts_torchs_thread_count_back() -> None:
