@@ -83,6 +83,7 @@ class Proposer:
         self._problem, self._heads = problem, problem.shape.total
         self._threshold, self._off = threshold, off
         self._worths = problem.weight.worths(problem.shape)
+        self._valued: dict[bytes, tuple[float, float]] = {}  # by which heads are removed
 
     def propose(
         self,
@@ -174,13 +175,20 @@ class Proposer:
     def _value(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return expected metrics and their standard deviations, (rows,) each.
 
-        So many rows at a time: as fits a cache, and whatever the number of threads, since what
-        comes out may depend in the last bits on how many are computed at once.
+        Different ways come to the same states, which are valued once. So many rows are at a time:
+        as fits a cache, and whatever the number of threads, since what comes out may depend in the
+        last bits on how many are computed at once.
         """
-        parts = [rows[start : start + TOGETHER] for start in range(0, len(rows), TOGETHER)]
+        keys = [packed.tobytes() for packed in np.packbits(rows != 0, axis=1)]
+        places = {key: place for place, key in enumerate(keys) if key not in self._valued}
+        new = rows[list(places.values())]
+        parts = [new[start : start + TOGETHER] for start in range(0, len(new), TOGETHER)]
         with one_thread():
             found = list((_threads().map if len(parts) > 1 else map)(self._value_of, parts))
-        return np.concatenate([f[0] for f in found]), np.concatenate([f[1] for f in found])
+        pairs = (pair for means, spreads in found for pair in zip(means, spreads, strict=True))
+        self._valued.update(zip(places, pairs, strict=True))
+        means, spreads = zip(*(self._valued[key] for key in keys), strict=True)
+        return np.array(means), np.array(spreads)
 
     def _value_of(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         means, spreads = self._forecast.metrics(*self._surrogate.predict_here(rows))

@@ -95,6 +95,39 @@ def test_gradients_are_those_of_single_batches(model: nn.Module) -> None:
             np.testing.assert_array_equal(evaluator.gradients(state, span), found[rows])
 
 
+def test_all_that_is_computed_is_on_the_models_device(
+    model: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A device without memory computes shapes alone, and refuses what is elsewhere."""
+    monkeypatch.setattr(
+        "headsearch.scoring.evaluator.tried", lambda layers: wide.Tried(SIZES, True)
+    )
+    monkeypatch.setattr(Evaluator, "independent", True)
+    cpu = Tensor.cpu
+    monkeypatch.setattr(
+        Tensor,
+        "cpu",
+        lambda self: torch.zeros_like(self, device="cpu") if self.is_meta else cpu(self),
+    )
+    made = wide_of(model, dtype="bfloat16", device="meta")
+    for state in (HeadSet(), HeadSet.of([0, 1, 5]), HeadSet.of(range(8, 12))):
+        assert made.gradients(state, EVERY).shape == (70, 3, 12)
+        assert made.outputs(state, children_of(PARENTS[1]), EVERY).shape == (16, 70, 3)
+        assert made.outputs(state, [PARENTS[1]], np.arange(5)).shape == (1, 5, 3)
+    elsewhere = torch.zeros(8, 24, dtype=torch.bfloat16)
+    with pytest.raises(RuntimeError, match="device"):
+        made._layers[0].finish(elsewhere, elsewhere)
+
+
+def test_halves_are_near(model: nn.Module) -> None:
+    whole, halves = wide_of(model), wide_of(model, dtype="bfloat16")
+    states = [HeadSet(), PARENTS[2]]
+    exact, found = (each.outputs(HeadSet(), states, EVERY) for each in (whole, halves))
+    assert 0 < np.abs(found - exact).max() < 0.2 * np.abs(exact).max()
+    exact, found = (each.gradients(PARENTS[2], EVERY) for each in (whole, halves))
+    assert 0 < np.abs(found - exact).max() < 0.2 * np.abs(exact).max()
+
+
 def test_groups_stay_within_rounds_and_limits() -> None:
     data = data_of(tiny_model("BERT"))
     found = groups(data.batches)
