@@ -277,7 +277,7 @@ def scoring(
             ("single removals", some_children(shape, parent)),
             ("macro moves", moves_of(shape, parent)),
         ):
-            evaluator.cache = ParentCache(evaluator.cache._limit)
+            evaluator.cache = ParentCache(evaluator.cache.limit_bytes)
             flops = least(model, shape, data.batches, [parent, *children])
             began = time.perf_counter()
             found = evaluator.outputs(parent, children, every)
@@ -302,7 +302,7 @@ def scoring(
             print(json.dumps(result["rows"][-1]), flush=True)
         if device == "cuda":
             torch.cuda.reset_peak_memory_stats()
-        evaluator.cache = ParentCache(evaluator.cache._limit)
+        evaluator.cache = ParentCache(evaluator.cache.limit_bytes)
         began = time.perf_counter()
         evaluator.gradients(parent, every)
         result["rows"].append(

@@ -16,9 +16,12 @@ os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
 
 # Folders whose tests start Ray or other processes, with waits that a busy machine makes too long.
 ALONE = {"engine", "hosts", "demo"}
+# But for those of these files that do not ask for Ray.
+INLINE = {"test_dispatch.py", "test_scheduler.py"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if ALONE & set(item.path.parts):
+        inline = item.path.name in INLINE and "ray_cluster" not in getattr(item, "fixturenames", ())
+        if ALONE & set(item.path.parts) and not inline:
             item.add_marker("alone")

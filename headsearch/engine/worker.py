@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 import torch
 
@@ -11,6 +13,8 @@ from headsearch.scoring.base import DEFAULT_CACHE_BYTES, Scorer
 from headsearch.scoring.item import WorkItem
 from headsearch.scoring.stock import evaluator_for
 from headsearch.task.batches import BatchedData, Span
+
+LOG = logging.getLogger(__name__)
 
 # Of a worker's GPU memory, what the parent cache may take; the rest is for activations.
 GPU_SHARE = 0.5
@@ -83,6 +87,10 @@ def run_job(
         if not is_out_of_memory(error):
             raise
     evaluator.cache.shrink()
+    LOG.warning(
+        "memory ran out: the parent cache is emptied, and from now on at most %.0f MiB",
+        evaluator.cache.limit_bytes / 2**20,
+    )
     _free_cuda()
     try:
         return evaluator.run(item, where)

@@ -47,6 +47,11 @@ class ParentCache:
         self._parents: OrderedDict[HeadSet, dict[Hashable, Trace]] = OrderedDict()
 
     @property
+    def limit_bytes(self) -> int:
+        """Most bytes that may be held now."""
+        return self._limit
+
+    @property
     def used_bytes(self) -> int:
         """Bytes held now; never more than the limit."""
         return self._used

@@ -13,7 +13,8 @@ any order by anyone. Where rows and columns of products don't depend on each oth
 nor does an example depend on those beside it; else every product has the shape that it would have
 if the child were computed by itself from the embeddings up.
 
-Siblings are not stacked into larger products: on a CPU products are as fast from some 200 rows on.
+Siblings are not stacked into larger products: on a CPU products are as fast from some 200 rows on,
+and on a GPU batches are packed together instead (`wide`).
 """
 
 from __future__ import annotations

@@ -119,7 +119,9 @@ class Full:
         return self.inner.run(item, span)
 
 
-def test_out_of_memory_once_gives_the_same_result_with_less_cache() -> None:
+def test_out_of_memory_once_gives_the_same_result_with_less_cache(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     item = WorkItem(OUTPUTS, HeadSet(), (HeadSet.of([1]), HeadSet.of([2, 7])))
     span = Span(0, 9)
     plain, full = Full(0), Full(1)
@@ -127,6 +129,8 @@ def test_out_of_memory_once_gives_the_same_result_with_less_cache() -> None:
     for _ in range(2):  # the second time its parent is cached
         found = run_job(full, item, span, False)
         assert (found == expected).all()
+    (said,) = caplog.messages
+    assert said == "memory ran out: the parent cache is emptied, and from now on at most 0 MiB"
     assert 0 < full.cache.used_bytes <= 1 << 19 < plain.cache.used_bytes or (
         full.cache.used_bytes <= 1 << 19
     )
