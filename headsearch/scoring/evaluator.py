@@ -318,8 +318,7 @@ class Evaluator(Scorer):
         """Yield the batches of a span, or packed together what is in them."""
         batches: Iterable[Batch] = self._batches[span.first : span.stop]
         if self._wide:
-            starts = np.cumsum([0, *(batch.examples for batch in self._batches)])
-            batches = self._gather(np.arange(starts[span.first], starts[span.stop]))
+            batches = self._gather(np.arange(self._starts[span.first], self._starts[span.stop]))
         for number, batch in enumerate(batches):
             key = (span, number) if self._wide else span.first + number
             yield Part(key, batch, Packing(batch, self._device, self._filling))
@@ -344,6 +343,16 @@ class Evaluator(Scorer):
             classified = self._family.classify(self._model, hidden[:, None])[: packing.count]
             outputs.append(classified.float().cpu().numpy())
         return np.concatenate(outputs)
+
+    @cached_property
+    def _starts(self) -> np.ndarray:
+        """The first example of each batch, and their number at the end, (batches + 1,)."""
+        return np.cumsum([0, *(batch.examples for batch in self._batches)])
+
+    @cached_property
+    def _groups(self) -> list[Span]:
+        """Which batches have a backward pass together."""
+        return groups(self._batches)
 
     def _is_last(self, layer: int) -> bool:
         return layer == self.shape.layers - 1
@@ -384,8 +393,8 @@ class Evaluator(Scorer):
         if not self._wide:
             yield from super()._for_backward(span)
             return
-        starts = np.cumsum([0, *(batch.examples for batch in self._batches)])
-        for group in groups(self._batches):
+        starts = self._starts
+        for group in self._groups:
             first, stop = max(group.first, span.first), min(group.stop, span.stop)
             if first < stop:
                 examples = np.arange(starts[group.first], starts[group.stop])

@@ -99,9 +99,7 @@ class FusedLayer:
         weights, biases = self.qkv_weight, self.qkv_bias
         if not len(weights):
             return hidden.new_zeros(len(packing.first), 0, self.head_size)
-        query = product(
-            hidden[packing.first], weights[:, 0].flatten(0, 1), biases[:, 0].flatten()
-        ).view(-1, *biases[:, 0].shape)
+        query = self._first_queries(hidden, packing)
         # (heads, examples, hidden) -> (examples, heads, hidden)
         asked = ((query * self._scale).transpose(0, 1) @ weights[:, 1]).transpose(0, 1)
         means, start = [], 0
@@ -127,13 +125,18 @@ class FusedLayer:
         weights, biases = self.qkv_weight, self.qkv_bias
         if not len(weights):
             return hidden.new_zeros(len(packing.first), 0, self.head_size)
-        query = product(
-            hidden[packing.first], weights[:, 0].flatten(0, 1), biases[:, 0].flatten()
-        ).view(-1, *biases[:, 0].shape)
+        query = self._first_queries(hidden, packing)
         made = product(hidden, weights[:, 1:].flatten(0, 2), biases[:, 1:].flatten())
         key, value = made.view(-1, *biases[:, 1:].shape).unbind(2)
         found = attention(query, key, value, packing, scale=self._scale, bias=bias, first=True)
         return found[..., : self.head_size]
+
+    def _first_queries(self, hidden: Tensor, packing: Packing) -> Tensor:
+        """Return all heads' queries of first tokens, (examples and more, heads, wide)."""
+        weight, row = self.qkv_weight[:, 0], self.qkv_bias[:, 0]
+        return product(hidden[packing.first], weight.flatten(0, 1), row.flatten()).view(
+            -1, *row.shape
+        )
 
     @property
     def _scale(self) -> float:

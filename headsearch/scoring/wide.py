@@ -10,6 +10,7 @@ tried out on the device.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -46,7 +47,8 @@ class Tried(NamedTuple):
 @torch.inference_mode()
 def tried(layers: Sequence[FusedLayer]) -> Tried:
     """Try out a model's products, once for each number of heads that a layer may keep."""
-    distinct = {layer.qkv_weight.shape: layer for layer in reversed(layers)}
+    # With heads together, also where they are computed one by one until it is known.
+    distinct = {layer.qkv_weight.shape: replace(layer, by_head=False) for layer in reversed(layers)}
     alike, any_heads = set(SIZES), True
     for layer in distinct.values():
         like = layer.qkv_weight

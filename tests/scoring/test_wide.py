@@ -195,9 +195,12 @@ def test_so_they_do_where_attention_depends_on_others(monkeypatch: pytest.Monkey
     assert not evaluator.independent
 
 
+@pytest.mark.parametrize("known", [True, False])
 def test_heads_are_computed_one_by_one_where_they_depend_on_others(
-    monkeypatch: pytest.MonkeyPatch,
+    known: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Also on a device that nothing is known of before, as a GPU: it is tried out together."""
+    monkeypatch.setattr("headsearch.scoring.layers.independent", lambda weight: known)
     asked: list[int] = []
 
     def by_width(rows: Tensor, made: Tensor) -> Tensor:
