@@ -10,9 +10,9 @@ with; every entry says on which machine and commit it was made. `--examples` sea
 few of the search split, for methods that cost too much on all; that goes to `PAIR-SEED-of-N.json`
 in `results/quality_few`.
 
-All methods search on the search split. Of the state that each hands back, and of headsearch's
-operating points, metric and loss are also taken on the certify and test splits, which nothing
-chose by.
+All methods search on the search split. Of the state that each hands back, metric and loss are also
+taken on the certify and test splits, which nothing chose by; and of headsearch's mildest operating
+point of at least as many heads.
 """
 
 from __future__ import annotations
@@ -121,12 +121,12 @@ class Arena:
 
     def elsewhere(self, heads: HeadSet) -> dict[str, dict[str, float | None]]:
         """Metric and loss of a state on the splits that no method saw."""
-        found = {}
+        scores = {}
         for name, (task, evaluator) in self.others.items():
             every = Span(0, len(task.data.batches))
             score = task.objective.score(evaluator.outputs(HeadSet(), [heads], every)[0])
-            found[name] = {"metric": score.metric, "loss": finite(score.loss)}
-        return found
+            scores[name] = {"metric": score.metric, "loss": finite(score.loss)}
+        return scores
 
 
 def arena(
@@ -171,15 +171,33 @@ def deal(pair: str, seed: int, examples: int | None) -> str:
     return f"{pair}-{seed}" + (f"-of-{examples}" if examples else "")
 
 
-def state(of: Arena, node: Node, baseline: Node) -> dict[str, Any]:
-    """What is said of a state on all splits."""
+def on_search(of: Arena, node: Node, baseline: Node) -> dict[str, Any]:
+    """What is said of a state on the search split."""
     return {
         "heads": node.weight,
         "removed": of.task.shape.pairs(node.heads),
         "search": {"metric": node.score.metric, "loss": finite(node.score.loss)},
-        **of.elsewhere(node.heads),
         "drop": baseline.score.metric - node.score.metric,
     }
+
+
+def state(of: Arena, node: Node, baseline: Node) -> dict[str, Any]:
+    """What is said of a state on all splits."""
+    return {**on_search(of, node, baseline), **of.elsewhere(node.heads)}
+
+
+def ours_at(methods: dict[str, Any], heads: int) -> dict[str, Any]:
+    """Return headsearch's mildest operating point of at least so many heads, or its best state."""
+    points = [point for point in methods[OURS]["points"] if point["heads"] >= heads]
+    best: dict[str, Any] = methods[OURS]
+    return min(points, key=lambda point: point["heads"], default=best)
+
+
+def complete(of: Arena, methods: dict[str, Any], heads: int) -> None:
+    """Take metric and loss of headsearch's point beside a baseline on the other splits too."""
+    point = ours_at(methods, heads)
+    if "test" not in point:
+        point |= of.elsewhere(of.task.shape.from_pairs(point["removed"]))
 
 
 def ours(of: Arena, budget: float) -> dict[str, Any]:
@@ -197,7 +215,7 @@ def ours(of: Arena, budget: float) -> dict[str, Any]:
         "seconds": round(seconds, 1),
         "stopped": result.stopped,
         "growth": growth(steps, of.task.data.examples),
-        "points": [state(of, node, result.baseline) for node in result.points if node.feasible],
+        "points": [on_search(of, node, result.baseline) for node in result.points if node.feasible],
     }
 
 
@@ -259,6 +277,8 @@ def main() -> None:
     parser.add_argument("--examples", type=int, help="search on so many of the search split")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
+    if args.examples is not None and args.examples < 1:
+        parser.error(f"--examples must be at least 1 but got {args.examples}")
     out = args.out or (FEW if args.examples else RESULTS)
     file = out / f"{deal(args.pair, args.seed, args.examples)}.json"
     done: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
@@ -276,6 +296,8 @@ def main() -> None:
                 whole = name.endswith(WHOLE)
                 entry = theirs(of, name.removesuffix(WHOLE), budget, None if whole else limit)
             methods[name] = {**entry, "made": provenance()}
+            if name != OURS:
+                complete(of, methods, entry["heads"])
             out.mkdir(parents=True, exist_ok=True)
             aside = file.with_suffix(".tmp")
             aside.write_text(json.dumps(done) + "\n")

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.quality import OURS, RESULTS, WHOLE
+from benchmarks.quality import OURS, RESULTS, WHOLE, ours_at
 
 Runs = dict[str, dict[str, Any]]  # by deal, methods and their entries
 
@@ -42,12 +42,6 @@ def load(folder: Path) -> dict[tuple[str, str], Runs]:
 def drop_on_test(methods: dict[str, Any], entry: dict[str, Any]) -> float:
     """Return by how much the metric falls on the test split, in hundredths."""
     return 100 * float(methods[OURS]["baseline"]["test"]["metric"] - entry["test"]["metric"])
-
-
-def ours_at(methods: dict[str, Any], heads: int) -> dict[str, Any]:
-    """Return headsearch's mildest operating point of at least so many heads, or its best state."""
-    points = [p for p in methods[OURS]["points"] if p["heads"] >= heads]
-    return min(points, key=lambda p: p["heads"], default=methods[OURS])
 
 
 def rows(runs: Runs) -> Iterator[str]:

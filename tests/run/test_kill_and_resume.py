@@ -19,7 +19,7 @@ from headsearch.memo.codec import unpack_array
 from headsearch.memo.store import Block
 
 OPTIONS = ["--engine", "inline", "--threads-per-worker", "1", "--max-drop", "0.03"]
-OPTIONS += ["--max-evaluations", "120", "--patience", "0", "--cache-mb", "0"]
+OPTIONS += ["--max-evaluations", "80", "--patience", "0", "--cache-mb", "0"]
 
 
 def command(*args: object) -> list[str]:
@@ -62,14 +62,18 @@ def unbroken(assets: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-@pytest.mark.parametrize("seed", range(4))
+# A case takes half a minute, and differs from the others by its moment alone.
+LATER = pytest.mark.slow
+
+
+@pytest.mark.parametrize("seed", [0, 1, *(pytest.param(n, marks=LATER) for n in range(2, 6))])
 def test_kill_9_then_resume(unbroken: Path, assets: Any, tmp_path: Path, seed: int) -> None:
     run, chance = tmp_path / "run", random.Random(seed)
     process = subprocess.Popen(
         command("run", assets.model, "--data", assets.data, "--out", run, "--quiet", *OPTIONS)
     )
     # From the first scores on, at a random moment of the search.
-    enough, deadline = chance.randrange(1, 100), time.monotonic() + 120
+    enough, deadline = chance.randrange(1, 65), time.monotonic() + 120
     while states_in(run / "memo.sqlite") < enough and process.poll() is None:
         assert time.monotonic() < deadline
         time.sleep(0.005)
@@ -106,5 +110,5 @@ def test_interrupt_says_how_to_go_on(assets: Any, tmp_path: Path, unbroken: Path
     assert f"headsearch resume {run}" in err
     assert "Traceback" not in err
     assert json.loads((run / "progress.json").read_text())["state"] == "interrupted"
-    subprocess.run(command("resume", run, "--quiet", "--max-evaluations", "120"), check=True)
+    subprocess.run(command("resume", run, "--quiet", "--max-evaluations", "80"), check=True)
     assert result_of(run) == result_of(unbroken)
