@@ -170,7 +170,7 @@ def examples_from_rows(
     if examples.distinct_labels == 1:
         first = np.ravel(examples.labels[0])[0]
         name = (id2label or {}).get(int(first)) if classes > 1 and kind != LABELS else None
-        which = f"{first}" if name is None else f"{first} ({name})"
+        which = f"{first}" if name is None else f"{name} ({first})"
         raise DataError(
             f"the labels in column {label_column!r} must not all be the same but all "
             f"{len(examples)} are {which}: no metric means anything on them"

@@ -168,7 +168,7 @@ def test_max_examples_takes_a_seeded_part_in_source_order() -> None:
         ({"text": ["a"], "y": [0]}, "column 'label' not found; the columns are text, y"),
         ({"text": [], "label": []}, "must have at least one example but are empty"),
         ([], "must have at least one example but are empty"),
-        ({"text": ["a", "b"], "label": [1, 1]}, "must not all be the same but all 2 are 1 (pos)"),
+        ({"text": ["a", "b"], "label": [1, 1]}, "must not all be the same but all 2 are pos (1)"),
         ({"text": ["a", None], "label": [0, 1]}, "1 of 2 are not: row 1 is null"),
         ({"text": ["a", 7], "label": [0, 1]}, "1 of 2 are not: row 1 is of type int"),
         (
