@@ -21,6 +21,7 @@ import ray
 from ray.cluster_utils import Cluster
 
 from headsearch.engine import ray_workers, scheduler
+from headsearch.engine.executor import Done
 from headsearch.engine.ray_cluster import connect
 from headsearch.engine.ray_memo import RayMemo
 from headsearch.engine.ray_workers import RayWorkers, ScoringActor
@@ -32,6 +33,7 @@ from headsearch.task.batches import Span
 from tests.engine.tasks import BUNDLE, DATA, plan, run
 
 SHARDS = 3
+SOME = 4
 
 
 class Slow(ScoringActor):
@@ -53,7 +55,15 @@ class Slowest(Slow):
 
 
 class SlowWorkers(RayWorkers):
+    """Counts the answers that arrived."""
+
     actor = Slow
+    arrived = 0
+
+    def _take_result(self, reference: Any) -> list[Any]:
+        events = super()._take_result(reference)
+        self.arrived += sum(isinstance(event, Done) for event in events)
+        return events
 
 
 class Nodes:
@@ -132,16 +142,26 @@ def search(workers: RayWorkers, path: Path, **options: Any) -> dict[str, Any]:
     return facts(transcript, dispatcher, workers, path)
 
 
-def chaos(path: Path, seed: str) -> dict[str, Any]:
-    """Every few seconds something is killed, goes away or joins."""
+def chaos(path: Path, seed: str, rounds: str) -> dict[str, Any]:
+    """Every few seconds something is killed, goes away or joins, in each round of each kind one.
+
+    Not before some answers arrived since the last time: a slow machine might never have any.
+    """
     SlowWorkers.actor = Slower
     nodes, chance, over = Nodes(3), random.Random(int(seed)), threading.Event()
     workers = SlowWorkers(BUNDLE, DATA, plan(3, SHARDS), nodes.cluster.address)
     happened: list[str] = []
 
+    kinds = ["worker", "raylet", "graceful", "memo", "node"]
+    plans = [what for _ in range(int(rounds)) for what in chance.sample(kinds, len(kinds))]
+
     def disturb() -> None:
-        while not over.wait(chance.uniform(1.0, 3.0)):
-            what = chance.choice(["worker", "worker", "raylet", "graceful", "memo", "node"])
+        before = 0
+        while plans and not over.wait(chance.uniform(1.0, 3.0)):
+            if workers.arrived < before + SOME:
+                continue
+            before = workers.arrived
+            what = plans.pop()
             number = chance.randrange(len(nodes.workers))
             if what == "worker":
                 pids = actor_pids("Slower")
@@ -150,7 +170,7 @@ def chaos(path: Path, seed: str) -> dict[str, Any]:
             elif what == "memo":
                 for pid in actor_pids("MemoActor"):
                     kill(pid)
-            elif what == "node" and len(nodes.workers) < 5:
+            elif what == "node":
                 nodes.workers.append(nodes.add())
             elif what in ("raylet", "graceful"):
                 nodes.replace(number, what == "graceful")

@@ -39,21 +39,21 @@ def case(name: str, tmp_path: Path, *arguments: object) -> Any:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def check_chaos(seed: int, tmp_path: Path, reference: str) -> None:
-    found = case("chaos", tmp_path, seed)
+def check_chaos(seed: int, rounds: int, tmp_path: Path, reference: str) -> None:
+    found = case("chaos", tmp_path, seed, rounds)
     assert found["transcript"] == reference
     assert found["missing"] == 0, "every score that was committed is in the file"
     assert len(found["happened"]) > 2
 
 
 def test_chaos(tmp_path: Path, reference: str) -> None:
-    check_chaos(0, tmp_path, reference)
+    check_chaos(0, 1, tmp_path, reference)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(1, 10))
 def test_more_chaos(seed: int, tmp_path: Path, reference: str) -> None:
-    check_chaos(seed, tmp_path, reference)
+    check_chaos(seed, 3, tmp_path, reference)
 
 
 def test_nodes_that_join_get_work_within_seconds(tmp_path: Path, reference: str) -> None:
