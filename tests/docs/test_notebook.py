@@ -35,7 +35,6 @@ def test_it_is_committed_with_outputs_and_nothing_else() -> None:
         assert "site-packages" not in text
 
 
-@pytest.mark.alone  # a kernel is a process of its own, and takes a core for half a minute
 # Jupyter's own libraries use what they have deprecated.
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:(jupyter_client|zmq|nbclient|tornado).*")
 def test_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
