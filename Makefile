@@ -39,11 +39,11 @@ format: .venv/installed
 	$(BIN)/ruff format .
 
 test: lint
-	$(BIN)/python -m pytest -m 'not slow and not alone' -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -m 'not slow and not alone' -n 2
 	$(BIN)/python -m pytest -m 'not slow and alone'
 
 test-all: lint
-	$(BIN)/python -m pytest -m 'not alone' -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -m 'not alone' -n 2
 	$(BIN)/python -m pytest -m alone
 
 # transformers 4.57, the last one that could prune heads, beside the libraries of `.venv`.

@@ -18,9 +18,6 @@ import pytest
 from headsearch.memo.codec import unpack_array
 from headsearch.memo.store import Block
 
-# Of two processes of tests, one runs the search that these compare theirs with.
-pytestmark = pytest.mark.xdist_group("kill and resume")
-
 OPTIONS = ["--engine", "inline", "--threads-per-worker", "1", "--max-drop", "0.03"]
 OPTIONS += ["--max-evaluations", "80", "--patience", "0", "--cache-mb", "0"]
 
