@@ -1,6 +1,7 @@
 """Heads removed within a budget: headsearch against every baseline, on the same evaluator and memo.
 
     python -m benchmarks.quality PAIRS PAIR SEED [--budget 0.01] [--method NAME …] [--examples N]
+        [--evaluations N]
 
 PAIRS is the folder where `python -m benchmarks.pairs PAIR PAIRS` made the pair, SEED deals its
 splits. headsearch runs first; every baseline may spend as many evaluations as it did, and gradients
@@ -8,7 +9,7 @@ without limit. A method named `NAME-whole` is that baseline without a limit. Wha
 in `results/quality/PAIR-SEED.json` is not run again, so the benchmark can be stopped and gone on
 with; every entry says on which machine and commit it was made. `--examples` searches on the first
 few of the search split, for methods that cost too much on all; that goes to `PAIR-SEED-of-N.json`
-in `results/quality_few`.
+in `results/quality_few`. `--evaluations` ends headsearch's search after so many.
 
 All methods search on the search split. Of the state that each hands back, metric and loss are also
 taken on the certify and test splits, which nothing chose by; and of headsearch's mildest operating
@@ -200,11 +201,13 @@ def complete(of: Arena, methods: dict[str, Any], heads: int) -> None:
         point |= of.elsewhere(of.task.shape.from_pairs(point["removed"]))
 
 
-def ours(of: Arena, budget: float) -> dict[str, Any]:
-    """Run headsearch as it is by default."""
+def ours(of: Arena, budget: float, evaluations: int | None) -> dict[str, Any]:
+    """Run headsearch as it is by default, or within so many evaluations."""
     steps: list[dict[str, Any]] = []
     started = time.monotonic()
-    result = search(of.problem(budget), of.oracle, Settings(), on_step=steps.append)
+    result = search(
+        of.problem(budget), of.oracle, Settings(max_evaluations=evaluations), on_step=steps.append
+    )
     seconds = time.monotonic() - started
     return {
         **state(of, result.best, result.baseline),
@@ -275,10 +278,12 @@ def main() -> None:
     parser.add_argument("--budget", type=float, action="append", choices=BUDGETS)
     parser.add_argument("--method", action="append", choices=(OURS, *ORDER, *WHOLES))
     parser.add_argument("--examples", type=int, help="search on so many of the search split")
+    parser.add_argument("--evaluations", type=int, help="of headsearch's own search, at most")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    if args.examples is not None and args.examples < 1:
-        parser.error(f"--examples must be at least 1 but got {args.examples}")
+    for option, value in (("--examples", args.examples), ("--evaluations", args.evaluations)):
+        if value is not None and value < 1:
+            parser.error(f"{option} must be at least 1 but got {value}")
     out = args.out or (FEW if args.examples else RESULTS)
     file = out / f"{deal(args.pair, args.seed, args.examples)}.json"
     done: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
@@ -290,7 +295,7 @@ def main() -> None:
             if "growth" in methods.get(name, {}):
                 continue
             if name == OURS:
-                entry = ours(of, budget)
+                entry = ours(of, budget, args.evaluations)
             else:
                 limit = math.ceil(methods[OURS]["evaluations"])
                 whole = name.endswith(WHOLE)
