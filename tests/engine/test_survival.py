@@ -53,7 +53,7 @@ def test_chaos(tmp_path: Path, reference: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(1, 10))
 def test_more_chaos(seed: int, tmp_path: Path, reference: str) -> None:
-    check_chaos(seed, 3, tmp_path, reference)
+    check_chaos(seed, 2, tmp_path, reference)
 
 
 def test_nodes_that_join_get_work_within_seconds(tmp_path: Path, reference: str) -> None:
