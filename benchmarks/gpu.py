@@ -415,7 +415,7 @@ def whole_search(
         computing[0] += time.monotonic() - start
         return events
 
-    workers.poll = poll  # type: ignore[method-assign]
+    workers.poll = poll  # type: ignore[method-assign]  # to time it
 
     def step(record: dict[str, Any]) -> None:
         known = {k: record[k] for k in ("best", "evaluations") if k in record}

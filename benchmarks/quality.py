@@ -191,14 +191,16 @@ def ours_at(methods: dict[str, Any], heads: int) -> dict[str, Any]:
     """Return headsearch's mildest operating point of at least so many heads, or its best state."""
     points = [point for point in methods[OURS]["points"] if point["heads"] >= heads]
     best: dict[str, Any] = methods[OURS]
-    return min(points, key=lambda point: point["heads"], default=best)
+    mildest = min(points, key=lambda point: point["heads"], default=best)
+    return best if mildest["heads"] == best["heads"] else mildest
 
 
-def complete(of: Arena, methods: dict[str, Any], heads: int) -> None:
-    """Take metric and loss of headsearch's point beside a baseline on the other splits too."""
-    point = ours_at(methods, heads)
-    if "test" not in point:
-        point |= of.elsewhere(of.task.shape.from_pairs(point["removed"]))
+def complete(of: Arena, methods: dict[str, Any]) -> None:
+    """Take metric and loss of headsearch's points beside baselines on the other splits too."""
+    for entry in methods.values():
+        point = ours_at(methods, entry["heads"])
+        if "test" not in point:
+            point |= of.elsewhere(of.task.shape.from_pairs(point["removed"]))
 
 
 def ours(of: Arena, budget: float, evaluations: int | None) -> dict[str, Any]:
@@ -301,8 +303,7 @@ def main() -> None:
                 whole = name.endswith(WHOLE)
                 entry = theirs(of, name.removesuffix(WHOLE), budget, None if whole else limit)
             methods[name] = {**entry, "made": provenance()}
-            if name != OURS:
-                complete(of, methods, entry["heads"])
+            complete(of, methods)
             out.mkdir(parents=True, exist_ok=True)
             aside = file.with_suffix(".tmp")
             aside.write_text(json.dumps(done) + "\n")

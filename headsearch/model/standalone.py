@@ -36,7 +36,7 @@ def loader_source(kind: type, classes: Iterable[type]) -> str:
     parts = [
         inspect.getsource(portable).rstrip(),
         f"\n\n# What follows is of {kind.__name__}.",
-        f"from {kind.__module__} import {kind.__name__} as Whole  # noqa: E402",
+        f"from {kind.__module__} import {kind.__name__} as Whole  # noqa: E402  # two files in one",
         standalone(classes),
     ]
     return "\n".join(parts).rstrip() + "\n" + own

@@ -129,9 +129,16 @@ def metric_curve(
             [high - value for _, value, (_, high) in tried],
         ]
         axes.errorbar(
-            [count for count, _, _ in tried], middles, spans, fmt="s", color=INK, markersize=4,
-            elinewidth=0.8, capsize=2, label="certify split",
-        )  # fmt: skip
+            [count for count, _, _ in tried],
+            middles,
+            spans,
+            fmt="s",
+            color=INK,
+            markersize=4,
+            elinewidth=0.8,
+            capsize=2,
+            label="certify split",
+        )
     full = result["baseline"]["metric"]
     axes.plot([0], [full], "D", color=ACCENT, markersize=4, label="full model")
     axes.axhline(result["threshold"], color=INK, linewidth=0.8, linestyle="--", label="threshold")
@@ -242,9 +249,15 @@ def _axes(height: float) -> tuple[Figure, Axes]:
 def _ring(axes: Axes, x: float, y: float) -> None:
     """Mark the state that is handed back."""
     axes.plot(
-        [x], [y], "o", markersize=10, fillstyle="none", color=ACCENT, markeredgewidth=1.2,
+        [x],
+        [y],
+        "o",
+        markersize=10,
+        fillstyle="none",
+        color=ACCENT,
+        markeredgewidth=1.2,
         label="handed back",
-    )  # fmt: skip
+    )
 
 
 def _finish(axes: Axes, heads: int, top: float) -> None:

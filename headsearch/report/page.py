@@ -82,13 +82,24 @@ def write_report(
     found, *claims = search_claims(dict(result))
     page = _environment().get_template(f"report.{style}.j2")
     text = page.render(
-        name=name, config=config, result=result, steps=steps, latency=latency, command=command,
-        changes=changes, pictures=pictures, found=found, claims=claims,
-        population=population_claims(dict(result)), confidence=CONFIDENCE, tried=tried,
+        name=name,
+        config=config,
+        result=result,
+        steps=steps,
+        latency=latency,
+        command=command,
+        changes=changes,
+        pictures=pictures,
+        found=found,
+        claims=claims,
+        population=population_claims(dict(result)),
+        confidence=CONFIDENCE,
+        tried=tried,
         points=[(point, bands[i] if bands else None) for i, point in enumerate(points)],
         effects=[(shape.position(head), effect) for head, effect in effects.items()],
-        scored=len(states), version=result["headsearch"],
-    )  # fmt: skip
+        scored=len(states),
+        version=result["headsearch"],
+    )
     written[out] = text.encode()
     for path, content in written.items():
         _write(path, content)

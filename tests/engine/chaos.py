@@ -33,6 +33,7 @@ from headsearch.task.batches import Span
 from tests.engine.tasks import BUNDLE, DATA, plan, run
 
 SHARDS = 3
+# Answers between two strikes: with fewer, a slow machine does little but start workers again.
 SOME = 4
 
 
@@ -143,10 +144,7 @@ def search(workers: RayWorkers, path: Path, **options: Any) -> dict[str, Any]:
 
 
 def chaos(path: Path, seed: str, rounds: str) -> dict[str, Any]:
-    """Every few seconds something is killed, goes away or joins, in each round of each kind one.
-
-    Not before some answers arrived since the last time: a slow machine might never have any.
-    """
+    """Every few seconds something is killed, goes away or joins; a round has one of each kind."""
     SlowWorkers.actor = Slower
     nodes, chance, over = Nodes(3), random.Random(int(seed)), threading.Event()
     workers = SlowWorkers(BUNDLE, DATA, plan(3, SHARDS), nodes.cluster.address)

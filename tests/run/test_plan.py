@@ -39,9 +39,19 @@ def test_it_prints_what_a_run_would_need_and_writes_nothing(
 ) -> None:
     out = tmp_path / "new" / "run"
     done = headsearch(
-        "plan", assets.model, "--data", assets.data, "--certify-data", assets.certify,
-        "--engine", "inline", "--price-per-hour", 3600, "--out", out,
-    )  # fmt: skip
+        "plan",
+        assets.model,
+        "--data",
+        assets.data,
+        "--certify-data",
+        assets.certify,
+        "--engine",
+        "inline",
+        "--price-per-hour",
+        3600,
+        "--out",
+        out,
+    )
     assert done.code == 0, done.err
     lines = done.out.splitlines()
     assert lines[0] == (

@@ -51,7 +51,7 @@ def wide_of(model: nn.Module, **options: Any) -> Evaluator:
     return made
 
 
-@pytest.mark.parametrize("parent", PARENTS[1:3])
+@pytest.mark.parametrize("parent", PARENTS)
 def test_equals_the_plain_path(model: nn.Module, parent: HeadSet) -> None:
     data, children = data_of(model), children_of(parent)
     found = wide_of(model).outputs(parent, children, EVERY)
