@@ -6,7 +6,7 @@ import math
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -66,6 +66,7 @@ class Ledger:
     bounds: Bounds = field(init=False)
     _orders: dict[HeadSet, Order] = field(default_factory=dict)
     _steps: int = 0
+    _open: dict[HeadSet, Node] = field(default_factory=dict)  # scored since, and in no step yet
     _rows: int = 0  # outputs committed, of all states together
 
     def __post_init__(self) -> None:
@@ -153,7 +154,7 @@ class Ledger:
                 asks.append(self.early(parent, fit) if early else Ask(OUTPUTS, parent, fit))
         if not asks and not dropped:
             return []
-        self._check_stop()
+        self._check_stop(wanted[0][0])
         scores = dict[HeadSet, Score]()
 
         def ready(state: HeadSet, outputs: np.ndarray) -> None:
@@ -169,15 +170,14 @@ class Ledger:
         if self.best is not before:
             self.on_incumbent(self.best)
         if dropped:
-            self.commit("last", self.known[wanted[0][0]], 0, nodes)
-            raise Stop("evaluation budget spent")
+            self._end(wanted[0][0], "evaluation budget spent")
         return nodes
 
     def gradients(
         self, states: Sequence[HeadSet], ahead: Callable[[], Iterable[Ask]] = tuple
     ) -> dict[HeadSet, np.ndarray]:
         """Return d outputs / d gates, (examples, classes, heads), of each state."""
-        self._check_stop()
+        self._check_stop(states[0])
         wanted = list(dict.fromkeys(states))
         self.measured.update(wanted)
         asks = [Ask(GRADIENTS, state, (state,)) for state in wanted]
@@ -229,6 +229,8 @@ class Ledger:
             }
         )
         self._steps += 1
+        for each in found:
+            self._open.pop(each.heads, None)
 
     def _saved(self) -> dict[str, dict[str, int]]:
         """Return what the best state saves, where that is not the number of its heads."""
@@ -243,7 +245,7 @@ class Ledger:
         weight = self.problem.weight.of(self.problem.shape, state)
         feasible = whole and self.threshold.feasible(score)
         node = Node(state, weight, outputs, score, feasible, whole)
-        self.known[state] = node
+        self.known[state] = self._open[state] = node
         self.bounds.observe(node)
         self._rows += len(outputs) - (0 if earlier is None else len(earlier.outputs))
         if node.feasible and node.rank < self.best.rank:
@@ -264,10 +266,16 @@ class Ledger:
         total = len(self.problem.objective.labels)
         return max(0, (limit * total - self._rows) // total - asked)
 
-    def _check_stop(self) -> None:
+    def _check_stop(self, at: HeadSet) -> None:
         reason = self.should_stop()
         if reason is not None:
-            raise Stop(reason)
+            self._end(at, reason)
+
+    def _end(self, at: HeadSet, reason: str) -> NoReturn:
+        """End the search at a state, in the middle of a step maybe: what was scored is kept."""
+        if self._open:
+            self.commit("last", self.known[at], 0, list(self._open.values()))
+        raise Stop(reason)
 
 
 def finite(value: float) -> float | None:

@@ -177,13 +177,24 @@ def test_same_inputs_same_transcript() -> None:
     assert json.dumps(first) == json.dumps(second)
 
 
-def test_transcript_accounts_for_every_evaluation() -> None:
+@pytest.mark.parametrize("budget", [1, 3, 10, 25, 33, 41, 50, 60])
+@pytest.mark.parametrize("by", ["evaluations", "a stop"])
+def test_transcript_accounts_for_every_evaluation(budget: int, by: str) -> None:
     lattice = Lattice((4, 4), seed=9)
-    result, steps = run(lattice, Settings(max_evaluations=50))
+
+    def enough() -> str | None:
+        return "enough" if by == "a stop" and len(lattice.given) >= budget else None
+
+    settings = Settings(max_evaluations=budget if by == "evaluations" else None)
+    result, steps = run(lattice, settings, should_stop=enough)
+    assert result.stopped == ("enough" if by == "a stop" else "evaluation budget spent")
     scored = [HeadSet(int(row[0], 16)) for step in steps for row in step["scored"]]
     assert scored == [state for state, _ in lattice.given]
     assert sum(rows_of(lattice).values()) == result.evaluations * 40
-    assert result.evaluations == steps[-1]["evaluations"] <= 50
+    assert result.evaluations == steps[-1]["evaluations"]
+    assert steps[-1]["best"][0] == len(result.best.heads)
+    if by == "evaluations":
+        assert result.evaluations <= budget
     assert [step["step"] for step in steps] == list(range(len(steps)))
     objective = lattice.problem.objective
     for step in steps:
