@@ -50,7 +50,7 @@ from headsearch.search.guides import (
 )
 from headsearch.search.learning import Learner
 from headsearch.search.ledger import Ledger, Stop
-from headsearch.search.points import operating_points
+from headsearch.search.points import gaps, operating_points
 from headsearch.search.problem import Ask, Node, Oracle, Problem
 from headsearch.search.promise import promise, rest_of
 from headsearch.search.proposals import by_start
@@ -72,6 +72,9 @@ class Settings:
         rollouts: where the search begins; four backward passes at most at every measurement.
         guides: guides whose paths are climbed in every expansion, on exact effects.
         proposals: states in a round that the surrogate proposes; 0: it is not asked.
+        curve: after the first proposals states are scored between operating points that are more
+            than such a part of what the best state saves from each other, so that milder points
+            can be chosen too; 0: they aren't.
         horizon: most heads that h may promise: linear predictions are not trusted further.
         patience: stop after so many expansions in a row without a better incumbent; None: never,
             so that without other budgets every state is scored. That f falls below the incumbent
@@ -87,6 +90,7 @@ class Settings:
     guides: tuple[Guide, ...] = (Lookahead(0.0), Lookahead(0.3), Budget())
     horizon: int = 12
     proposals: int = 8
+    curve: int = 9
     patience: int | None = 4
     bound_evaluations: int = 0
     max_evaluations: int | None = None
@@ -174,6 +178,7 @@ class _Search:
                 )
             self.frontier.push(Entry(ledger.baseline, reach))
             self._propose()
+            self._fill_curve()
             stopped = self._expand_all()
             self.sharpener.run()
         except Stop as stop:
@@ -239,6 +244,18 @@ class _Search:
             if dry == DRY_ROUNDS and measurable:
                 ledger.gradients([ledger.best.heads])  # far cheaper than scoring all its children
                 dry = 0
+
+    def _fill_curve(self) -> None:
+        """Score states between operating points that are far from each other."""
+        ledger = self.ledger
+        points = [node for node in operating_points(ledger.known.values()) if node.feasible]
+        levels = gaps(points, self.settings.curve)
+        chosen = self.learner.between(levels) if levels else []
+        if chosen:
+            found = ledger.score(by_start(chosen))
+            for child in found:
+                self.frontier.push(Entry(child, 0))
+            ledger.commit("curve", ledger.best, 0, found)
 
     def _largest_metric(self) -> float:
         """Return the largest metric of states that save at least as much as the best."""

@@ -91,9 +91,8 @@ class Forecast:
             return -np.exp(np.minimum(surprise, MOST_SURPRISE)), np.zeros(len(columns))
         if not len(self._rivals):
             return self._correlations(columns, deviations), np.zeros(len(columns))
-        scaled = columns / np.maximum(deviations, LEAST_DEVIATION)
-        by_rival = scaled.reshape(len(scaled), len(self._rivals), -1)
-        chances = np.asarray(special.ndtr(by_rival.min(axis=1)))  # (states, examples)
+        by_rival = self._by_rival(columns, deviations)
+        chances = _chances(by_rival)
         total = len(self._objective.labels)
         spread = np.sqrt(np.einsum("se,se->s", chances, 1 - chances) + OFF**2) / total
         if self._objective.metric == "accuracy":
@@ -103,6 +102,22 @@ class Forecast:
             np.broadcast_to(self._rivals, by_rival.shape), by_rival.argmin(axis=1)[:, None], axis=1
         )[:, 0]
         return self._of_confusion(self._confusion(chances, rivals)), spread
+
+    def right(self, changes: np.ndarray, deviations: np.ndarray, examples: np.ndarray) -> float:
+        """Return how many of some examples' answers are expected to be right.
+
+        Args:
+            changes, deviations: of one state, (columns,) each; see `metrics`.
+            examples: which these are, (some,).
+        """
+        chances = np.ones(len(self._objective.labels))  # not predicted: far from a wrong answer
+        chances[self._places] = _chances(self._by_rival((self.base + changes)[None], deviations))[0]
+        return float(chances[examples].sum())
+
+    def _by_rival(self, columns: np.ndarray, deviations: np.ndarray) -> np.ndarray:
+        """Return margins in units of their deviations, (states, rivals, examples)."""
+        scaled = columns / np.maximum(deviations, LEAST_DEVIATION)
+        return np.asarray(scaled.reshape(len(scaled), len(self._rivals), -1))
 
     def _correlations(self, outputs: np.ndarray, deviations: np.ndarray) -> np.ndarray:
         """Pearson's, where each output has a deviation that has nothing to do with the label."""
@@ -150,3 +165,7 @@ class Forecast:
             least = np.minimum(least, np.nan_to_num(margins, nan=-np.inf))
         least[labels, np.arange(len(labels))] = np.inf
         return least
+
+
+def _chances(by_rival: np.ndarray) -> np.ndarray:
+    return np.asarray(special.ndtr(by_rival.min(axis=1)))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
 from headsearch.heads import HeadSet
 from headsearch.search.forecast import Forecast
 from headsearch.search.ledger import Ledger
+from headsearch.search.points import operating_points
 from headsearch.search.problem import Node
 from headsearch.search.proposals import Proposal, Proposer
 from headsearch.search.surrogate import Evidence, Surrogate, indicators
@@ -21,8 +23,10 @@ EXTRAPOLATED_ROWS = 432
 GIVEN_UP_ROWS = 200
 # Measured states whose gradients are used.
 SLOPES = 6
-# By so many rows, those nearest to the best state, it is judged how far off forecasts are of
-# correlations and perplexity: for those it does not follow from the outputs' deviations.
+# By so many rows, those nearest to the best state, it is judged how far off forecasts are: what is
+# looked for as the largest of many forecasts is less than that, and the chance that an answer is
+# right among several classes is less than that it is ahead of each. Of correlations and perplexity
+# this says too how much forecasts vary, as that does not follow from the outputs' deviations.
 JUDGED_ROWS = 16
 LEAST_OFF = 1e-4
 # Starts save at most so many heads' worth less than the best state.
@@ -37,31 +41,57 @@ class Learner:
 
     def proposals(self) -> list[Proposal]:
         """Return states that are worth scoring, the most promising first."""
-        ledger = self._ledger
-        nodes = [node for node in ledger.known.values() if node.whole and node.heads.bits]
-        whole = [node for node in nodes if np.isfinite(node.outputs).all()]
-        if not whole or not self._root_known():
+        ledger, whole = self._ledger, self._whole()
+        proposer = self._proposer(whole)
+        if proposer is None:
             return []
-        rows = self._nearest(whole, MEASURED_ROWS)
-        forecast = Forecast(ledger.problem.objective, ledger.baseline, rows)
-        surrogate = Surrogate(self._weights(forecast), self._evidence(forecast, rows))
-        threshold, off = ledger.threshold.value, 0.0
-        if ledger.problem.objective.metric not in CLASSIFICATION:
-            errors = _errors(surrogate, forecast, rows)
-            threshold -= float(errors.mean())
-            off = max(LEAST_OFF, float(errors.std()))
-        proposer = Proposer(surrogate, forecast, ledger.problem, threshold, off)
-        starts = self._starts(whole)
 
         def largest(weight: int) -> float:
             return max(node.score.metric for node in whole if node.weight >= weight)
 
-        return proposer.propose(starts, ledger.best, ledger.known, largest)
+        return proposer.propose(self._starts(whole), ledger.best, ledger.known, largest)
+
+    def between(self, levels: Sequence[int]) -> list[Proposal]:
+        """Return a state for each level of what is saved, with as large a metric as may be."""
+        ledger, whole = self._ledger, self._whole()
+        proposer = self._proposer(whole)
+        if proposer is None:
+            return []
+        points = [node.heads for node in operating_points(whole) if node.feasible]
+        return proposer.between(points[::-1], levels, ledger.known)
+
+    def _whole(self) -> list[Node]:
+        """Return what is known of states to the end, but of the full model."""
+        nodes = (node for node in self._ledger.known.values() if node.whole and node.heads.bits)
+        return [node for node in nodes if np.isfinite(node.outputs).all()]
+
+    def _proposer(self, whole: Sequence[Node]) -> Proposer | None:
+        """Fit all that is known; None: that is not enough."""
+        ledger = self._ledger
+        if not whole or not self._root_known():
+            return None
+        rows = self._nearest(whole, MEASURED_ROWS)
+        forecast = Forecast(ledger.problem.objective, ledger.baseline, rows)
+        given_up = self._nearest(
+            (ledger.known[state] for state in ledger.examples if not ledger.is_whole(state)),
+            GIVEN_UP_ROWS,
+        )
+        evidence = self._evidence(forecast, rows, given_up)
+        surrogate = Surrogate(self._weights(forecast), evidence)
+        errors = self._errors(surrogate, forecast, rows, given_up)
+        if ledger.problem.objective.metric in CLASSIFICATION:
+            usual, off = float(np.median(errors)), 0.0
+        else:
+            usual, off = float(errors.mean()), max(LEAST_OFF, float(errors.std()))
+        threshold = ledger.threshold.value - usual
+        return Proposer(surrogate, forecast, ledger.problem, threshold, off)
 
     def _nearest(self, nodes: Iterable[Node], count: int) -> list[Node]:
         """Return the nodes that differ least from the best state, nearest first."""
-        best = self._ledger.best.heads
-        return sorted(nodes, key=lambda n: (len(n.heads ^ best), n.rank))[:count]
+        return sorted(nodes, key=self._distance)[:count]
+
+    def _distance(self, node: Node) -> tuple[Any, ...]:
+        return len(node.heads ^ self._ledger.best.heads), node.rank
 
     def _root_known(self) -> bool:
         """Whether it is known what each head does to the full model."""
@@ -83,7 +113,9 @@ class Learner:
         """Return the columns' derivatives by the gates, (heads, columns)."""
         return forecast.columns(self._ledger.slopes[state].transpose(2, 0, 1))
 
-    def _evidence(self, forecast: Forecast, rows: Sequence[Node]) -> Evidence:
+    def _evidence(
+        self, forecast: Forecast, rows: Sequence[Node], given_up: Sequence[Node]
+    ) -> Evidence:
         ledger = self._ledger
         total = ledger.problem.shape.total
         removed, changes, measured = [], [], []
@@ -101,13 +133,39 @@ class Learner:
                 removed.append(indicators(node.heads.add(head), total))
                 changes.append(change - slopes[head])
                 measured.append(False)
-        given_up = (ledger.known[state] for state in ledger.examples if not ledger.is_whole(state))
-        for node in self._nearest(given_up, GIVEN_UP_ROWS):
+        for node in given_up:
             removed.append(indicators(node.heads, total))
             known = forecast.columns_of(node.outputs, ledger.examples[node.heads])
             changes.append(known - forecast.base)
             measured.append(True)
         return Evidence(np.array(removed), np.array(changes), np.array(measured))
+
+    def _errors(
+        self,
+        surrogate: Surrogate,
+        forecast: Forecast,
+        rows: Sequence[Node],
+        given_up: Sequence[Node],
+    ) -> np.ndarray:
+        """Return the metrics of what is nearest to the best state less what is forecast, (some,).
+
+        Each is forecast without its own outputs. Of what was given up it is told by the examples
+        that were scored: without these only the lucky would be left.
+        """
+        ledger, objective = self._ledger, self._ledger.problem.objective
+        means, deviations = surrogate.left_out()
+        forecasts, _ = forecast.metrics(means[:JUDGED_ROWS], deviations[:JUDGED_ROWS])
+        errors = [
+            (node, node.score.metric - float(expected))
+            for node, expected in zip(rows, forecasts, strict=False)
+        ]
+        for place, node in enumerate(given_up[:JUDGED_ROWS], len(rows)):
+            examples = ledger.examples[node.heads]
+            expected = forecast.right(means[place], deviations[place], examples)
+            right = objective.right_of(node.outputs, examples)
+            errors.append((node, (right - expected) / len(objective.labels)))
+        nearest = sorted(errors, key=lambda each: self._distance(each[0]))[:JUDGED_ROWS]
+        return np.array([error for _, error in nearest])
 
     def _starts(self, whole: Sequence[Node]) -> list[HeadSet]:
         best, step = self._ledger.best, self._ledger.problem.weight.step
@@ -120,11 +178,3 @@ class Learner:
         by_metric.sort(key=lambda n: (-n.score.metric, n.rank))
         chosen = [best, *feasible[:2], *by_loss[:2], *by_metric[:2], *above[:2]]
         return list(dict.fromkeys(node.heads for node in chosen))
-
-
-def _errors(surrogate: Surrogate, forecast: Forecast, rows: Sequence[Node]) -> np.ndarray:
-    """Return the metrics of the first rows less what is forecast without each, (some,)."""
-    means, deviations = (part[:JUDGED_ROWS] for part in surrogate.left_out())
-    forecasts, _ = forecast.metrics(means, deviations)
-    metrics = np.array([node.score.metric for node in rows[:JUDGED_ROWS]])
-    return np.asarray(metrics - forecasts[: len(rows)])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
 from headsearch.search.problem import Node
 
@@ -26,6 +27,23 @@ def operating_points(nodes: Iterable[Node]) -> list[Node]:
         if not points or best[weight].score.metric > points[-1].score.metric:
             points.append(best[weight])
     return points
+
+
+def gaps(points: Sequence[Node], parts: int) -> list[int]:
+    """Return the weights, ascending, of states that are missing between points.
+
+    With them no two neighbours are further apart than a `parts`th of the most that is saved, of
+    which fewer than `parts` see to it.
+
+    Args:
+        points: operating points, most saved first.
+        parts: into how many parts; 0: no weights.
+    """
+    found = set[int]()
+    for more, less in pairwise(point.weight for point in points):
+        count = -(-(more - less) * parts // points[0].weight)
+        found |= {less + (more - less) * place // count for place in range(1, count)} - {less}
+    return sorted(found)
 
 
 def _order(node: Node) -> tuple[float, float, int]:

@@ -33,6 +33,8 @@ MOST_THREADS = 8
 APART = 4
 # Proposals that lead further with less chance make room for those that lead sideways.
 LEAST_CHANCE = 0.02
+# Where the likeliest state has less chance, none is looked for that saves more still.
+FORLORN = 1e-3
 # So many heads' worth less a proposal may save than the best state where its metric is expected to
 # be larger.
 ASIDE = 1
@@ -107,11 +109,11 @@ class Proposer:
         found: dict[HeadSet, Proposal] = {}
         for start in starts:
             for state, mean, spread in self._around(start, best):
-                heads = HeadSet.of(int(j) for j in np.flatnonzero(state))
+                heads = _heads_of(state)
                 if heads in known or heads in found:
                     continue
                 weight = self._weigh(state)
-                chance = float(special.ndtr((mean - self._threshold) / spread))
+                chance = self._chance(mean, spread)
                 gain, rise = (weight - best.weight) * chance, 0.0
                 if weight <= best.weight:
                     gain, rise = 0.0, (mean - largest(weight)) / spread
@@ -136,6 +138,40 @@ class Proposer:
             mixed.extend(islice(hopeless, 1))
         return spread_out([*mixed, *hopeless])
 
+    def between(
+        self, points: Sequence[HeadSet], levels: Sequence[int], known: Container[HeadSet]
+    ) -> list[Proposal]:
+        """Return for each level the state that saves as much and should have the largest metric.
+
+        Each is looked for from the full model on, and from the last of the points before it.
+
+        Args:
+            points: known states, those that save less first.
+            levels: how much is to be saved, ascending.
+            known: states not to propose.
+        """
+        found: dict[HeadSet, Proposal] = {}
+        reached = {start: indicators(start, self._heads) for start in (HeadSet(), *points)}
+        for level in levels:
+            before = [point for point in points if self._weigh(reached[point]) < level]
+            tried = list[tuple[float, HeadSet, HeadSet, np.ndarray, float]]()
+            for start in dict.fromkeys((HeadSet(), *before[-1:])):
+                reached[start] = self._up_to(level, reached[start])
+                for state, mean, spread in self._swapped(reached[start]):
+                    tried.append((mean, start, _heads_of(state), state, spread))
+            new = [each for each in tried if each[2] not in known and each[2] not in found]
+            if new:
+                mean, start, heads, state, spread = max(new, key=lambda each: each[0])
+                chance = self._chance(mean, spread)
+                found[heads] = Proposal(start, heads, self._weigh(state), chance, 0.0)
+        return list(found.values())
+
+    def _up_to(self, level: int, row: np.ndarray) -> np.ndarray:
+        """Remove heads from a state until it saves so much."""
+        while self._weigh(row) < level and not row.all():
+            row = self._step(row)
+        return row
+
     def _around(self, start: HeadSet, best: Node) -> Iterator[tuple[np.ndarray, float, float]]:
         """Yield states that may be reached from a start, with expected metric and its spread."""
         least = best.weight - ASIDE * self._problem.weight.step
@@ -148,7 +184,17 @@ class Proposer:
             if count > len(start):
                 row = self._step(row)
             if self._weigh(row) >= least:
-                yield from self._swapped(row)
+                way = self._swapped(row)
+                yield from way
+                if self._weigh(row) > best.weight and self._likeliest(way) < FORLORN:
+                    return
+
+    def _likeliest(self, way: Sequence[tuple[np.ndarray, float, float]]) -> float:
+        return max(self._chance(mean, spread) for _, mean, spread in way)
+
+    def _chance(self, mean: float, spread: float) -> float:
+        """Return the chance of a state to meet the threshold."""
+        return float(special.ndtr((mean - self._threshold) / spread))
 
     def _emptied(self, row: np.ndarray, least: int) -> Iterator[np.ndarray]:
         """Yield states that lack one more whole layer, with ever more heads elsewhere put back.
@@ -252,6 +298,10 @@ def by_start(proposals: Iterable[Proposal]) -> list[tuple[HeadSet, tuple[HeadSet
     for proposal in proposals:
         found.setdefault(proposal.start, []).append(proposal.state)
     return [(start, tuple(states)) for start, states in found.items()]
+
+
+def _heads_of(row: np.ndarray) -> HeadSet:
+    return HeadSet.of(int(j) for j in np.flatnonzero(row))
 
 
 def _flipped(row: np.ndarray, places: np.ndarray) -> np.ndarray:

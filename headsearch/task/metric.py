@@ -148,8 +148,17 @@ class Objective:
         """
         if threshold.correct is None:
             return True
-        right = replace(self, labels=self.labels[examples])._right(outputs).sum()
-        return bool(right + len(self.labels) - len(outputs) >= threshold.correct)
+        right = self.right_of(outputs, examples)
+        return right + len(self.labels) - len(outputs) >= threshold.correct
+
+    def right_of(self, outputs: np.ndarray, examples: np.ndarray) -> int:
+        """Return how many of some examples' answers are right.
+
+        Args:
+            outputs: (some, classes).
+            examples: which these are, (some,).
+        """
+        return int(replace(self, labels=self.labels[examples])._right(outputs).sum())
 
     def metrics(self, outputs: np.ndarray) -> np.ndarray:
         """Return the metric of each of a stack of outputs (stack, examples, classes), (stack,)."""

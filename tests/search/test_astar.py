@@ -12,10 +12,11 @@ from headsearch.heads import HeadSet
 from headsearch.search.astar import Result, Settings, search
 from headsearch.search.guides import Budget, Fisher, Lookahead, Michel
 from headsearch.search.ledger import Ledger
-from headsearch.search.problem import Problem
+from headsearch.search.points import gaps
+from headsearch.search.problem import Node, Problem
 from headsearch.search.proposals import ASIDE
 from headsearch.search.rollouts import Rollout
-from headsearch.task.metric import REGRESSION, make_objective
+from headsearch.task.metric import REGRESSION, Score, make_objective
 from tests.search.lattice import Lattice, brute_force, every_state
 
 EXHAUSTIVE = Settings(patience=None)
@@ -296,6 +297,63 @@ def test_proposals_are_new_states_that_lead_further_or_sideways_and_may_put_head
     assert rounds > 8
     assert back > rounds
     assert further > aside > rounds
+
+
+def test_points_far_from_each_other_get_states_between_them() -> None:
+    rounds = 0
+    for seed in range(4):
+        lattice = Lattice((6, 6, 6), seed=seed, effect=0.2, interaction=0.05)
+        result, steps = run(lattice, Settings(max_expansions=1))
+        before = list[int]()
+        for step in steps:
+            sizes = [int(row[0], 16).bit_count() for row in step["scored"]]
+            if step["kind"] == "curve":
+                rounds += 1
+                assert step["best"][0] == max(before), "they are milder"
+                assert all(row[4] == 40 for row in step["scored"]), "none is given up"
+                assert 0 < len(sizes) < Settings().curve
+                assert 0 < min(sizes) < max(sizes) < max(before)
+            before += [n for n, row in zip(sizes, step["scored"], strict=True) if row[3]]
+        curve = [step for step in steps if step["kind"] == "curve"]
+        _, plain = run(lattice, Settings(max_expansions=1, curve=0))
+        assert not any(step["kind"] == "curve" for step in plain)
+        assert len(curve) <= 1
+        assert [step["scored"] for step in plain[:8]] == [step["scored"] for step in steps[:8]]
+        assert result.points[0].weight >= result.best.weight
+    assert rounds >= 3
+
+
+def point(weight: int) -> Node:
+    return Node(HeadSet.of(range(weight)), weight, np.zeros((1, 2)), Score(0.5, 0.5), True)
+
+
+@pytest.mark.parametrize(
+    ("weights", "parts", "missing"),
+    [
+        ([40, 34, 33, 12], 9, [16, 20, 24, 28, 37]),
+        ([40, 34, 33, 12], 2, [22]),
+        ([40, 34, 33, 12], 0, []),
+        ([9, 6, 3, 0], 3, []),
+        ([3, 0], 9, [1, 2]),
+        ([1, 0], 9, []),
+        ([0], 9, []),
+    ],
+)
+def test_gaps_are_divided(weights: list[int], parts: int, missing: list[int]) -> None:
+    assert gaps([point(weight) for weight in weights], parts) == missing
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_no_gap_is_left_and_no_more_is_scored_than_parts(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    most, parts = int(random.integers(2, 200)), int(random.integers(2, 20))
+    between = random.integers(0, most, random.integers(1, 6)).tolist()
+    weights = sorted({most, *between}, reverse=True)
+    missing = gaps([point(weight) for weight in weights], parts)
+    assert len(missing) < parts
+    assert not set(missing) & set(weights)
+    every = sorted([*weights, *missing])
+    assert max(np.diff(every)) <= max(1, -(-most // parts))
 
 
 @pytest.mark.parametrize("metric", ["f1", "matthews", "pearson", "spearman"])

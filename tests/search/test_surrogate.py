@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+
 import numpy as np
 import pytest
 from threadpoolctl import threadpool_limits
 
 from headsearch.heads import HeadSet
 from headsearch.search import surrogate as module
+from headsearch.search.astar import Settings, search
 from headsearch.search.forecast import Forecast
 from headsearch.search.learning import Learner
 from headsearch.search.ledger import Ledger
@@ -203,6 +206,69 @@ def test_examples_far_from_a_wrong_answer_are_not_predicted(
     assert found[0] == pytest.approx(other.score.metric)
 
 
+def test_right_answers_of_some_examples_add_up_to_the_metric() -> None:
+    random = np.random.default_rng(1)
+    labels = random.integers(0, 4, 50)
+    objective = make_objective("accuracy", labels, 4)
+    outputs = random.normal(size=(50, 4))
+    outputs[np.arange(50), labels] += np.arange(50) / 20
+    base, other = node(outputs, objective), node(outputs + random.normal(size=(50, 4)), objective)
+    forecast = Forecast(objective, base, [other])
+    change, deviation = random.normal(size=(2, len(forecast.base)))
+    deviation = np.abs(deviation)
+    (metric,), _ = forecast.metrics(change[None], deviation[None])
+    some, rest = np.arange(0, 50, 3), np.setdiff1d(np.arange(50), np.arange(0, 50, 3))
+    parts = [forecast.right(change, deviation, examples) for examples in (some, rest)]
+    assert 0 < parts[0] < len(some)
+    assert sum(parts) == pytest.approx(50 * metric)
+    assert objective.right_of(other.outputs[some], some) == sum(
+        other.outputs[place].argmax() == labels[place] for place in some
+    )
+
+
+@pytest.mark.parametrize("hardest_first", [False, True])
+def test_chances_of_many_classes_are_judged_by_what_came(
+    monkeypatch: pytest.MonkeyPatch, hardest_first: bool
+) -> None:
+    """Two rivals of twelve don't tell how often an answer is right, but what was scored does."""
+
+    def off() -> float:
+        """By how much more proposals are expected to meet the threshold than do."""
+        proposed: list[Proposal] = []
+
+        def told(learner: Learner) -> list[Proposal]:
+            found = proposals(learner)
+            proposed.extend(found[:8])
+            return found
+
+        monkeypatch.setattr(Learner, "proposals", told)
+        expected = met = 0.0
+        for seed in range(2):
+            proposed.clear()
+            lattice = Lattice(
+                (5, 5, 5),
+                seed=seed,
+                effect=0.3,
+                interaction=0.05,
+                examples=200,
+                classes=12,
+                hardest_first=hardest_first,
+            )
+            result = search(lattice.problem, lattice, Settings(max_expansions=1))
+            assert len(proposed) > 40
+            expected += sum(each.chance for each in proposed)
+            for each in proposed:
+                score = lattice.problem.objective.score(lattice.of(each.state))
+                met += result.threshold.feasible(score)
+        assert met > 5
+        return (expected - met) / met
+
+    proposals = Learner.proposals
+    judged = off()
+    monkeypatch.setattr(Learner, "_errors", lambda *_: np.zeros(1))
+    assert judged < off() / 2
+
+
 def proposal(*heads: int) -> Proposal:
     return Proposal(HeadSet(), HeadSet.of(heads), len(heads), 0.5, 0.0)
 
@@ -229,3 +295,19 @@ def test_proposals_lead_further_or_sideways_and_are_new(seed: int) -> None:
     assert all(each.rise == 0.0 < each.gain for each in proposals if each not in aside)
     assert len({each.state for each in proposals}) == len(proposals)
     assert not {each.state for each in proposals} & set(ledger.known)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_is_between_points_saves_what_it_should_and_is_new(seed: int) -> None:
+    lattice = Lattice((5, 5), seed=seed, effect=0.2, interaction=0.1)
+    ledger = Ledger(lattice.problem, lattice, None, lambda step: None, lambda: None)
+    ledger.gradients([HeadSet()])
+    ledger.score([(HeadSet(), tuple(HeadSet.of(range(k)) for k in (1, 3, 8)))])
+    found = Learner(ledger).between([1, 2, 3, 5])
+    assert [each.weight for each in found] == [1, 2, 3, 5]
+    assert [len(each.state) for each in found] == [1, 2, 3, 5]
+    assert not {each.state for each in found} & set(ledger.known)
+    # By chance a state loses more than that.
+    of_size = [HeadSet.of(pair) for pair in combinations(range(10), 2)]
+    losses = {s: lattice.problem.objective.score(lattice.of(s)).loss for s in of_size}
+    assert losses[found[1].state] < np.median(list(losses.values()))
