@@ -18,9 +18,10 @@ KINDS = {
     "starting": "starting",
     "baseline": "the full model",
     "proposals": "proposals beside the best",
+    "curve": "milder points than the best",
     "expansion": "an expansion",
     "bound": "small sets for the bound",
-    "last": "the last ones of the evaluation budget",
+    "last": "the last ones before the end",
 }
 
 

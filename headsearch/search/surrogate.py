@@ -26,11 +26,11 @@ from threadpoolctl import ThreadpoolController
 from headsearch.heads import HeadSet
 
 BENDS = (0.5, 1.0, 2.0, 4.0)
-NOISES = (1e-3, 1e-2, 1e-1)
+NOISES = (1e-4, 1e-3, 1e-2)
 # What the noise of rows is multiplied by that gradients predict, and nobody has measured.
 EXTRAPOLATED = 5.0
 # Part of the heads' mean weight that is added to each weight: no head is taken to do nothing.
-LEAST_WEIGHT = 0.1
+LEAST_WEIGHT = 0.5
 LEAST_SCALE = 1e-12
 # b and noise are chosen by about so many columns.
 JUDGED = 256
