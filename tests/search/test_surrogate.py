@@ -16,7 +16,7 @@ from headsearch.search.learning import Learner
 from headsearch.search.ledger import Ledger
 from headsearch.search.problem import Node
 from headsearch.search.proposals import APART, ASIDE, Proposal, spread_out
-from headsearch.search.surrogate import EXTRAPOLATED, Evidence, Surrogate
+from headsearch.search.surrogate import EXTRAPOLATED, LEAST_WEIGHT, Evidence, Surrogate
 from headsearch.task.metric import make_objective
 from tests.search.lattice import Lattice
 
@@ -37,7 +37,7 @@ def evidence(rows: int = 30, columns: int = 7, seed: int = 0, bent: bool = True)
 
 def by_hand(fitted: Surrogate, weights: np.ndarray, known: Evidence, asked: np.ndarray):
     """Equations 2.25 and 2.26, one state and one column after the other."""
-    raised = weights + 0.1 * weights.mean()
+    raised = weights + LEAST_WEIGHT * weights.mean()
     raised = raised / raised.sum()
 
     def kernel(one: np.ndarray, other: np.ndarray) -> float:
