@@ -78,6 +78,7 @@ def test_what_kills_three_workers_fails_the_run_and_scores_are_kept(tmp_path: Pa
     assert found["kept"] > 0
 
 
+@pytest.mark.slow
 def test_starts_that_fail_after_some_worker_was_up_are_repeated(
     tmp_path: Path, reference: str
 ) -> None:
