@@ -18,10 +18,11 @@ hardest to change. Rollouts are always scored to the end.
 Expansion is partial, as in partial expansion A*: of a state's many moves those are made first that
 promise most. The root sends out rollouts, whose guides are re-measured on the way by gradients.
 Then a surrogate (see `surrogate`), fitted anew to all that was scored, proposes moves from the most
-promising states in rounds, until these lead no further; then the first state of the frontier is
-expanded, which measures all its single removals and climbs along paths built from what these
-change; then the surrogate, which knows more now, is asked again. Rollouts and climbs go in
-lockstep, so that what can be asked at once is asked at once.
+promising states in rounds, until these lead no further; then, once, it is asked for milder states
+where operating points are far from each other; then the first state of the frontier is expanded,
+which measures all its single removals and climbs along paths built from what these change; then
+the surrogate, which knows more now, is asked again. Rollouts and climbs go in lockstep, so that
+what can be asked at once is asked at once.
 """
 
 from __future__ import annotations
