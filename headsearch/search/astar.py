@@ -72,10 +72,10 @@ class Settings:
     Attributes:
         rollouts: where the search begins; four backward passes at most at every measurement.
         guides: guides whose paths are climbed in every expansion, on exact effects.
-        proposals: states in a round that the surrogate proposes; 0: it is not asked.
-        curve: after the first proposals states are scored between operating points that are more
-            than such a part of what the best state saves from each other, so that milder points
-            can be chosen too; 0: they aren't.
+        proposals: states in a round that the surrogate proposes; 0: there are no rounds.
+        curve: after the first rounds the surrogate is asked for states between operating points, so
+            that milder ones can be chosen too: where neighbours are further from each other than
+            what the best state saves divided by this; 0: it isn't.
         horizon: most heads that h may promise: linear predictions are not trusted further.
         patience: stop after so many expansions in a row without a better incumbent; None: never,
             so that without other budgets every state is scored. That f falls below the incumbent
@@ -251,7 +251,7 @@ class _Search:
         ledger = self.ledger
         points = [node for node in operating_points(ledger.known.values()) if node.feasible]
         levels = gaps(points, self.settings.curve)
-        chosen = self.learner.between(levels) if levels else []
+        chosen = self.learner.between(points, levels) if levels else []
         if chosen:
             found = ledger.score(by_start(chosen))
             for child in found:

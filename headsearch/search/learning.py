@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import numpy as np
 
 from headsearch.heads import HeadSet
 from headsearch.search.forecast import Forecast
 from headsearch.search.ledger import Ledger
-from headsearch.search.points import operating_points
 from headsearch.search.problem import Node
 from headsearch.search.proposals import Proposal, Proposer
 from headsearch.search.surrogate import Evidence, Surrogate, indicators
@@ -51,14 +49,18 @@ class Learner:
 
         return proposer.propose(self._starts(whole), ledger.best, ledger.known, largest)
 
-    def between(self, levels: Sequence[int]) -> list[Proposal]:
-        """Return a state for each level of what is saved, with as large a metric as may be."""
-        ledger, whole = self._ledger, self._whole()
-        proposer = self._proposer(whole)
+    def between(self, points: Sequence[Node], levels: Sequence[int]) -> list[Proposal]:
+        """Return a state for each level of what is saved, with as large a metric as may be.
+
+        Args:
+            points: operating points, most saved first.
+            levels: see `Proposer.between`.
+        """
+        proposer = self._proposer(self._whole())
         if proposer is None:
             return []
-        points = [node.heads for node in operating_points(whole) if node.feasible]
-        return proposer.between(points[::-1], levels, ledger.known)
+        ascending = [node.heads for node in reversed(points)]
+        return proposer.between(ascending, levels, self._ledger.known)
 
     def _whole(self) -> list[Node]:
         """Return what is known of states to the end, but of the full model."""
@@ -90,7 +92,7 @@ class Learner:
         """Return the nodes that differ least from the best state, nearest first."""
         return sorted(nodes, key=self._distance)[:count]
 
-    def _distance(self, node: Node) -> tuple[Any, ...]:
+    def _distance(self, node: Node) -> tuple[int, tuple[int, float, int]]:
         return len(node.heads ^ self._ledger.best.heads), node.rank
 
     def _root_known(self) -> bool:
@@ -154,10 +156,11 @@ class Learner:
         """
         ledger, objective = self._ledger, self._ledger.problem.objective
         means, deviations = surrogate.left_out()
-        forecasts, _ = forecast.metrics(means[:JUDGED_ROWS], deviations[:JUDGED_ROWS])
+        judged = rows[:JUDGED_ROWS]
+        forecasts, _ = forecast.metrics(means[: len(judged)], deviations[: len(judged)])
         errors = [
             (node, node.score.metric - float(expected))
-            for node, expected in zip(rows, forecasts, strict=False)
+            for node, expected in zip(judged, forecasts, strict=True)
         ]
         for place, node in enumerate(given_up[:JUDGED_ROWS], len(rows)):
             examples = ledger.examples[node.heads]

@@ -154,16 +154,17 @@ class Proposer:
         reached = {start: indicators(start, self._heads) for start in (HeadSet(), *points)}
         for level in levels:
             before = [point for point in points if self._weigh(reached[point]) < level]
-            tried = list[tuple[float, HeadSet, HeadSet, np.ndarray, float]]()
+            tried = list[tuple[float, Proposal]]()
             for start in dict.fromkeys((HeadSet(), *before[-1:])):
                 reached[start] = self._up_to(level, reached[start])
                 for state, mean, spread in self._swapped(reached[start]):
-                    tried.append((mean, start, _heads_of(state), state, spread))
-            new = [each for each in tried if each[2] not in known and each[2] not in found]
-            if new:
-                mean, start, heads, state, spread = max(new, key=lambda each: each[0])
-                chance = self._chance(mean, spread)
-                found[heads] = Proposal(start, heads, self._weigh(state), chance, 0.0)
+                    heads = _heads_of(state)
+                    if heads not in known and heads not in found:
+                        weight, chance = self._weigh(state), self._chance(mean, spread)
+                        tried.append((mean, Proposal(start, heads, weight, chance, 0.0)))
+            if tried:
+                _, largest = max(tried, key=lambda each: each[0])
+                found[largest.state] = largest
         return list(found.values())
 
     def _up_to(self, level: int, row: np.ndarray) -> np.ndarray:

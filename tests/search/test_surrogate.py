@@ -14,10 +14,11 @@ from headsearch.search.astar import Settings, search
 from headsearch.search.forecast import Forecast
 from headsearch.search.learning import Learner
 from headsearch.search.ledger import Ledger
+from headsearch.search.points import operating_points
 from headsearch.search.problem import Node
 from headsearch.search.proposals import APART, ASIDE, Proposal, spread_out
 from headsearch.search.surrogate import EXTRAPOLATED, LEAST_WEIGHT, Evidence, Surrogate
-from headsearch.task.metric import make_objective
+from headsearch.task.metric import Objective, make_objective
 from tests.search.lattice import Lattice
 
 HEADS = 10
@@ -189,15 +190,22 @@ def test_an_uncertain_forecast_is_the_mean_of_what_may_be() -> None:
     assert spread[0] >= drawn.std() * 0.99
 
 
+def two_states(
+    random: np.random.Generator, classes: int, examples_a_unit: int
+) -> tuple[Objective, Node, Node]:
+    """The full model and another state on 50 examples, each further from a wrong answer."""
+    labels = random.integers(0, classes, 50)
+    objective = make_objective("accuracy", labels, classes)
+    outputs = random.normal(size=(50, classes))
+    outputs[np.arange(50), labels] += np.arange(50) / examples_a_unit
+    changed = outputs + random.normal(size=(50, classes))
+    return objective, node(outputs, objective), node(changed, objective)
+
+
 def test_examples_far_from_a_wrong_answer_are_not_predicted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    random = np.random.default_rng(0)
-    labels = random.integers(0, 2, 50)
-    objective = make_objective("accuracy", labels, 2)
-    outputs = random.normal(size=(50, 2))
-    outputs[np.arange(50), labels] += np.arange(50) / 5
-    base, other = node(outputs, objective), node(outputs + random.normal(size=(50, 2)), objective)
+    objective, base, other = two_states(np.random.default_rng(0), classes=2, examples_a_unit=5)
     monkeypatch.setattr("headsearch.search.forecast.COLUMNS", 30)
     forecast = Forecast(objective, base, [other])
     change = forecast.columns(other.outputs) - forecast.base
@@ -208,11 +216,7 @@ def test_examples_far_from_a_wrong_answer_are_not_predicted(
 
 def test_right_answers_of_some_examples_add_up_to_the_metric() -> None:
     random = np.random.default_rng(1)
-    labels = random.integers(0, 4, 50)
-    objective = make_objective("accuracy", labels, 4)
-    outputs = random.normal(size=(50, 4))
-    outputs[np.arange(50), labels] += np.arange(50) / 20
-    base, other = node(outputs, objective), node(outputs + random.normal(size=(50, 4)), objective)
+    objective, base, other = two_states(random, classes=4, examples_a_unit=20)
     forecast = Forecast(objective, base, [other])
     change, deviation = random.normal(size=(2, len(forecast.base)))
     deviation = np.abs(deviation)
@@ -222,7 +226,7 @@ def test_right_answers_of_some_examples_add_up_to_the_metric() -> None:
     assert 0 < parts[0] < len(some)
     assert sum(parts) == pytest.approx(50 * metric)
     assert objective.right_of(other.outputs[some], some) == sum(
-        other.outputs[place].argmax() == labels[place] for place in some
+        other.outputs[place].argmax() == objective.labels[place] for place in some
     )
 
 
@@ -303,7 +307,8 @@ def test_what_is_between_points_saves_what_it_should_and_is_new(seed: int) -> No
     ledger = Ledger(lattice.problem, lattice, None, lambda step: None, lambda: None)
     ledger.gradients([HeadSet()])
     ledger.score([(HeadSet(), tuple(HeadSet.of(range(k)) for k in (1, 3, 8)))])
-    found = Learner(ledger).between([1, 2, 3, 5])
+    points = [node for node in operating_points(ledger.known.values()) if node.feasible]
+    found = Learner(ledger).between(points, [1, 2, 3, 5])
     assert [each.weight for each in found] == [1, 2, 3, 5]
     assert [len(each.state) for each in found] == [1, 2, 3, 5]
     assert not {each.state for each in found} & set(ledger.known)
