@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from time import monotonic, perf_counter, sleep
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import ray
-import torch
 from ray import exceptions as ray_exceptions
 
 from headsearch.engine.executor import (
@@ -29,14 +28,16 @@ from headsearch.engine.executor import (
 )
 from headsearch.engine.ray_cluster import ask_for, connect
 from headsearch.engine.ray_metrics import Gauges
-from headsearch.engine.worker import make_evaluator, run_job
 from headsearch.errors import EngineError
 from headsearch.heads import HeadSet
-from headsearch.model.bundle import ModelBundle
 from headsearch.scoring.item import WorkItem
 from headsearch.task.batches import Batch, BatchedData, Span
 from headsearch.task.readout import Readout
 from headsearch.task.shards import places_of
+
+if TYPE_CHECKING:
+    from headsearch.model.bundle import ModelBundle
+    from headsearch.scoring.base import Scorer
 
 # How often a cluster is looked at for room for more workers.
 GROW_SECONDS = 2.0
@@ -48,6 +49,7 @@ RESTART_SECONDS = 5.0
 
 _LOST = (ray_exceptions.ObjectLostError, ray_exceptions.GetTimeoutError)
 
+RunJob = Callable[["Scorer", WorkItem, Span | np.ndarray, bool], np.ndarray]
 SentJob = tuple[str, bytes, list[bytes], int, int, bytes | None, bool]
 
 
@@ -58,20 +60,37 @@ class ScoringActor:
         self, name: str, model: dict[str, Any], data: dict[str, Any], plan: dict[str, Any]
     ) -> None:
         self._name = name
-        if plan["threads"] is not None:
-            torch.set_num_threads(plan["threads"])
         batches = tuple(
             Batch(arrays, Readout(*readout))
             for arrays, readout in zip(data["batches"], data["readouts"], strict=True)
         )
-        self._evaluator = make_evaluator(
+        shared = BatchedData(batches, data["labels"], data["order"])
+        self._evaluator, self._run_job = self._prepare(model, shared, plan)
+        print(f"{name} is up", flush=True)
+
+    def _prepare(
+        self, model: dict[str, Any], data: BatchedData, plan: dict[str, Any]
+    ) -> tuple[Scorer, RunJob]:
+        """Return what scores here and what runs a job on it.
+
+        Torch and transformers are imported here: they take seconds, and whoever only starts
+        workers needs neither.
+        """
+        import torch
+
+        from headsearch.engine.worker import make_evaluator, run_job
+        from headsearch.model.bundle import ModelBundle
+
+        if plan["threads"] is not None:
+            torch.set_num_threads(plan["threads"])
+        evaluator = make_evaluator(
             ModelBundle(**model),
-            BatchedData(batches, data["labels"], data["order"]),
+            data,
             dtype=plan["dtype"],
             gpus=plan["gpus"],
             cache_bytes=plan["cache_bytes"],
         )
-        print(f"{name} is up", flush=True)
+        return evaluator, run_job
 
     def __repr__(self) -> str:
         return self._name  # before each line of its log
@@ -92,7 +111,7 @@ class ScoringActor:
             item = WorkItem(kind, HeadSet.from_bytes(parent), states)
             try:
                 where = Span(first, stop) if rows is None else places_of(rows)
-                arrays.append(run_job(self._evaluator, item, where, speculative))
+                arrays.append(self._run_job(self._evaluator, item, where, speculative))
             except Exception as error:
                 if "CUDA error" in str(error):  # this process can use its GPU no more
                     print(f"{self._name} ends: {error}", flush=True)

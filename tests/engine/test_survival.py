@@ -3,40 +3,55 @@
 from __future__ import annotations
 
 import json
+import os
+import random
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
+from ray.exceptions import ObjectLostError
 
-from headsearch.engine import ray_workers, worker
+from headsearch.engine import ray_workers, scheduler, worker
+from headsearch.engine.ray_memo import RayMemo
 from headsearch.engine.worker import make_evaluator, run_job
 from headsearch.errors import EngineError
 from headsearch.heads import HeadSet
 from headsearch.scoring.item import OUTPUTS, WorkItem
 from headsearch.task.batches import Span
-from tests.engine.tasks import BUNDLE, DATA, inline, run
+from tests.engine import chaos, tables
+from tests.engine.tasks import BUNDLE, DATA
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
 def reference() -> str:
-    return run(inline())[0]
+    return tables.run(tables.undisturbed())[0]
+
+
+def begin(name: str, memo: Path, *arguments: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "tests.engine.chaos", name, memo, *arguments]
+    return subprocess.Popen(
+        [str(each) for each in command],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def end(process: subprocess.Popen[str]) -> Any:
+    out, err = process.communicate(timeout=400)
+    assert process.returncode == 0, err[-3000:]
+    return json.loads(out.splitlines()[-1])
 
 
 def case(name: str, tmp_path: Path, *arguments: object) -> Any:
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.engine.chaos", name, str(tmp_path / "memo.sqlite")]
-        + [str(each) for each in arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=400,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
+    return end(begin(name, tmp_path / "memo.sqlite", *arguments))
 
 
 def check_chaos(seed: int, rounds: int, tmp_path: Path, reference: str) -> None:
@@ -63,45 +78,142 @@ def test_nodes_that_join_get_work_within_seconds(tmp_path: Path, reference: str)
     assert found["seconds"] is not None
 
 
-def test_two_searches_share_scores_while_both_run(tmp_path: Path, reference: str) -> None:
-    found = case("two_searches", tmp_path)
-    assert found["first"]["transcript"] == reference
-    other, _ = run(inline(), max_drop=0.2)
-    assert found["second"]["transcript"] == other
-    assert found["second"]["counts"]["reused"] > 5
-    assert found["first"]["missing"] == found["second"]["missing"] == 0
+@pytest.fixture
+def address(ray_cluster: None) -> str:
+    """The tests' own Ray, as a cluster that someone else has started."""
+    return str(ray.get_runtime_context().gcs_address)
 
 
-def test_what_kills_three_workers_fails_the_run_and_scores_are_kept(tmp_path: Path) -> None:
-    found = case("poison", tmp_path)
-    assert "in flight at 3 workers that died; scores so far are kept" in found["error"]
-    assert found["kept"] > 0
+def on_ray(actor: type, address: str, workers: int) -> chaos.SlowWorkers:
+    made = type("Workers", (chaos.SlowWorkers,), {"actor": actor})
+    return made(tables.BUNDLE, tables.DATA, tables.plan(workers, 2), address)
 
 
-@pytest.mark.slow
-def test_starts_that_fail_after_some_worker_was_up_are_repeated(
-    tmp_path: Path, reference: str
+def test_two_searches_share_scores_while_both_run(
+    address: str, tmp_path: Path, reference: str
 ) -> None:
-    found = case("doomed", tmp_path, 4, 2)
-    assert found["starts"] >= 2 + 4 + 1
+    """The second one has another budget, and is of another process."""
+    guests = []
+
+    def step(record: dict[str, Any]) -> None:
+        if record["step"] == 4:
+            guests.append(begin("guest", tmp_path / "other.sqlite", address))
+
+    first = chaos.search(on_ray(chaos.Slowest, address, 1), tmp_path / "memo.sqlite", on_step=step)
+    second = end(guests[0])
+    assert first["transcript"] == reference
+    other, _ = tables.run(tables.undisturbed(), max_drop=0.2)
+    assert second["transcript"] == other
+    assert second["counts"]["reused"] > 3
+    assert first["missing"] == second["missing"] == 0
+
+
+def test_what_kills_three_workers_fails_the_run_and_scores_are_kept(
+    address: str, tmp_path: Path, reference: str
+) -> None:
+    """A state kills every worker that it is sent to."""
+    steps = [json.loads(line) for line in reference.splitlines()]
+    victim = next(s["scored"][0][0] for s in steps if s["kind"] == "expansion")
+    deadly = HeadSet(int(victim, 16)).to_bytes()
+
+    class Fragile(chaos.Slow):
+        def run(self, jobs: list[Any]) -> Any:
+            if any(deadly in children for _, _, children, *_ in jobs):
+                os._exit(1)
+            return super().run(jobs)
+
+    memo = RayMemo(tmp_path / "memo.sqlite", "f")
+    try:
+        with pytest.raises(EngineError, match=r"in flight at 3 workers that died; scores so far"):
+            tables.run(on_ray(Fragile, address, 2), memo)
+        assert memo.count() > 0
+    finally:
+        memo.close()
+
+
+def doomed(log: Path, first: int, last: int) -> type:
+    """Workers of which those from the first to before the last die as they start."""
+    log.touch()
+
+    class Doomed(chaos.Slow):
+        def __init__(self, *arguments: Any) -> None:
+            with log.open("a") as file:
+                number = file.tell()
+                file.write("x")
+            if first <= number < last:
+                os._exit(1)
+            super().__init__(*arguments)
+
+    return Doomed
+
+
+def test_starts_that_fail_after_some_worker_was_up_are_repeated(
+    address: str, tmp_path: Path, reference: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_workers, "RESTART_SECONDS", 0.2)
+
+    def step(record: dict[str, Any]) -> None:
+        if record["step"] == 3:
+            for pid in chaos.actor_pids("Doomed"):
+                chaos.kill(pid)
+
+    workers = on_ray(doomed(tmp_path / "starts", 2, 6), address, 2)
+    found = chaos.search(workers, tmp_path / "memo.sqlite", on_step=step)
+    assert (tmp_path / "starts").stat().st_size >= 2 + 4 + 1
     assert found["transcript"] == reference
     assert found["missing"] == 0
 
 
-def test_workers_that_never_come_up_end_the_run(tmp_path: Path) -> None:
-    found = case("doomed", tmp_path, 100, 0)
-    assert found["starts"] <= 2 * ray_workers.MOST_FAILED_STARTS
-    assert "workers died before they were up; scores so far are kept" in found["error"]
+def test_workers_that_never_come_up_end_the_run(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_workers, "RESTART_SECONDS", 0.2)
+    workers = on_ray(doomed(tmp_path / "starts", 0, 100), address, 2)
+    with pytest.raises(EngineError, match="workers died before they were up; scores so far are"):
+        tables.run(workers)
+    assert 0 < (tmp_path / "starts").stat().st_size <= 2 * ray_workers.MOST_FAILED_STARTS
 
 
-def test_a_slow_workers_jobs_are_given_to_another(tmp_path: Path, reference: str) -> None:
-    found = case("slow", tmp_path)
+def test_a_slow_workers_jobs_are_given_to_another(
+    address: str, tmp_path: Path, reference: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One worker hangs for a minute in its first calls."""
+
+    class Hangs(chaos.Slow):
+        def run(self, jobs: list[Any]) -> Any:
+            if "worker 1," in repr(self) and jobs[0][0] == "outputs" and jobs[0][1]:
+                time.sleep(60)
+            return super().run(jobs)
+
+    monkeypatch.setattr(scheduler, "SLOW_SECONDS", 1.0)
+    found = chaos.search(on_ray(Hangs, address, 2), tmp_path / "memo.sqlite")
     assert found["transcript"] == reference
     assert found["sent_twice"] > 0
 
 
-def test_lost_answers_are_computed_again(tmp_path: Path, reference: str) -> None:
-    found = case("lost", tmp_path)
+def test_lost_answers_are_computed_again(
+    address: str, tmp_path: Path, reference: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Answers get lost on the way, with their workers alive."""
+    chance, get, lost = random.Random(0), ray.get, list[Any]()
+
+    def losing(reference: Any, **options: Any) -> Any:
+        if not isinstance(reference, list) and chance.random() < 0.05:
+            lost.append(reference)
+            raise ObjectLostError("0" * 56, None, "")
+        return get(reference, **options)
+
+    workers = on_ray(chaos.Slow, address, 2)
+    take = workers._take_result
+
+    def sometimes(reference: Any) -> Any:
+        with monkeypatch.context() as patch:
+            patch.setattr(ray, "get", losing)
+            return take(reference)
+
+    monkeypatch.setattr(workers, "_take_result", sometimes)
+    found = chaos.search(workers, tmp_path / "memo.sqlite")
+    assert lost
     assert found["transcript"] == reference
     assert found["missing"] == 0
 
