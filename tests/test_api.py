@@ -165,17 +165,27 @@ def test_bad_arguments(options: dict[str, Any], error: type[Exception], message:
         headsearch.search(MODEL, TOKENIZER, ROWS, **options)
 
 
-@pytest.mark.parametrize(
-    "first", ["import headsearch.search.astar", "from headsearch.search import astar", "pass"]
-)
-def test_search_is_a_call_whatever_was_imported_before(first: str) -> None:
-    code = (
-        f"import headsearch\n{first}\n"
-        "try:\n    headsearch.search(None, None, [], max_drop=7)\n"
-        "except headsearch.errors.InputError as error:\n    print(error)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "`max_drop` must be in [0, 1) but got 7"
+# In a process that has torch and transformers, and forgets headsearch before each case.
+IMPORTED_BEFORE = """
+import sys, torch, transformers
+for first in sys.argv[1:]:
+    for name in [n for n in sys.modules if n.split(".")[0] == "headsearch"]:
+        del sys.modules[name]
+    import headsearch
+    exec(first)
+    try:
+        headsearch.search(None, None, [], max_drop=7)
+    except headsearch.errors.InputError as error:
+        print(error)
+"""
+
+
+def test_search_is_a_call_whatever_was_imported_before() -> None:
+    firsts = ["import headsearch.search.astar", "from headsearch.search import astar", "pass"]
+    command = [sys.executable, "-c", IMPORTED_BEFORE, *firsts]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    said = done.stdout.splitlines()
+    assert said == ["`max_drop` must be in [0, 1) but got 7"] * len(firsts)
 
 
 def test_bad_heads_and_models(tmp_path: Path) -> None:

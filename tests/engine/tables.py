@@ -15,7 +15,7 @@ from headsearch.engine.executor import Job
 from headsearch.engine.ray_workers import ScoringActor
 from headsearch.engine.simulated import Costs, SimulatedWorkers
 from headsearch.heads import HeadSet
-from headsearch.scoring.item import OUTPUTS, WorkItem
+from headsearch.scoring.item import GRADIENTS, OUTPUTS, WorkItem
 from headsearch.task.batches import Batch, BatchedData, Span
 from tests.engine.searching import SHAPE, plan_of, run_on
 
@@ -68,6 +68,8 @@ class Table:
             where = np.arange(self._offsets[where.first], self._offsets[where.stop])
         if item.kind == OUTPUTS:
             return np.stack([self._outputs(child, where) for child in item.children])
+        if item.kind != GRADIENTS:
+            raise ValueError(f"unknown kind of work {item.kind!r}")
         slopes = -np.moveaxis(self._effects[:, where], 0, -1)
         slopes[:, :, list(item.parent)] = 0
         return slopes[None]

@@ -82,7 +82,7 @@ def more(workers: int, shards: int) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("workers", "shards"), [(1, 1), (2, 5), (4, 3), more(2, 2), more(2, 1), more(4, 2)]
+    ("workers", "shards"), [(2, 5), (4, 3), more(1, 1), more(2, 2), more(2, 1), more(4, 2)]
 )
 def test_ray_gives_the_inline_transcript_and_computes_nothing_twice(
     workers: int, shards: int, reference: str, ray_cluster: None

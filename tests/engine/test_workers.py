@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from headsearch.memo.store import Block
 from headsearch.model.plain import plain_outputs
 from headsearch.run.engines import open_memo
 from headsearch.scoring.item import GRADIENTS, WorkItem
+from tests.engine import tables
 from tests.engine.tasks import BUNDLE, DATA, MODEL, drain, inline, job, plan
 
 
@@ -35,8 +37,11 @@ def ray_with(workers: int) -> Callable[[], Workers]:
 # One engine for all tests of a kind: starting Ray's actors takes seconds.
 @pytest.fixture(
     scope="module",
-    params=[lambda: inline(2), ray_with(1), ray_with(3)],
-    ids=["inline", "ray1", "ray3"],
+    params=[
+        pytest.param(lambda: inline(2), id="inline"),
+        pytest.param(ray_with(1), id="ray1", marks=pytest.mark.slow),
+        pytest.param(ray_with(3), id="ray3"),
+    ],
 )
 def workers(request: pytest.FixtureRequest, ray_cluster: None) -> Iterator[Workers]:
     made = request.param()
@@ -101,7 +106,13 @@ def test_nothing_pending_gives_nothing(scheduler: Scheduler) -> None:
     assert scheduler.collect() == []
 
 
-@pytest.mark.parametrize("make", [inline, ray_with(1)], ids=["inline", "ray1"])
+def table(workers: int) -> RayWorkers:
+    """What is of Ray and not of models is seen on workers that are up at once."""
+    made = type("TableWorkers", (RayWorkers,), {"actor": tables.TableActor})
+    return made(tables.BUNDLE, tables.DATA, tables.plan(workers, workers))
+
+
+@pytest.mark.parametrize("make", [inline, partial(table, 1)], ids=["inline", "ray1"])
 def test_a_job_that_fails_is_named(make: Callable[[], Workers], ray_cluster: None) -> None:
     workers = make()
     scheduler = Scheduler(workers)
@@ -139,7 +150,7 @@ def test_inline_puts_torchs_thread_count_back() -> None:
 def test_of_answers_taken_together_one_may_be_lost_and_the_others_count(
     monkeypatch: pytest.MonkeyPatch, ray_cluster: None
 ) -> None:
-    workers = RayWorkers(BUNDLE, DATA, plan(1, 1))
+    workers = table(1)
     try:
         while not any(isinstance(event, Up) for event in workers.poll(10)):
             pass

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import signal
 import sqlite3
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -17,13 +16,10 @@ import pytest
 
 from headsearch.memo.codec import unpack_array
 from headsearch.memo.store import Block
+from tests.forks import finish, start
 
 OPTIONS = ["--engine", "inline", "--threads-per-worker", "1", "--max-drop", "0.03"]
 OPTIONS += ["--max-evaluations", "80", "--patience", "0", "--cache-mb", "0"]
-
-
-def command(*args: object) -> list[str]:
-    return [sys.executable, "-m", "headsearch", *map(str, args)]
 
 
 def result_of(run: Path) -> dict[str, Any]:
@@ -55,10 +51,8 @@ def states_in(memo: Path) -> float:
 @pytest.fixture(scope="module")
 def unbroken(assets: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("unbroken") / "run"
-    subprocess.run(
-        command("run", assets.model, "--data", assets.data, "--out", out, "--quiet", *OPTIONS),
-        check=True,
-    )
+    what = ["run", assets.model, "--data", assets.data, "--out", out, "--quiet", *OPTIONS]
+    assert finish(start(out.with_name("err"), *what)) == 0
     return out
 
 
@@ -67,19 +61,18 @@ def unbroken(assets: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     "seed", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in range(1, 6))]
 )
 def test_kill_9_then_resume(unbroken: Path, assets: Any, tmp_path: Path, seed: int) -> None:
-    run, chance = tmp_path / "run", random.Random(seed)
-    process = subprocess.Popen(
-        command("run", assets.model, "--data", assets.data, "--out", run, "--quiet", *OPTIONS)
-    )
+    run, err, chance = tmp_path / "run", tmp_path / "err", random.Random(seed)
+    what = ["run", assets.model, "--data", assets.data, "--out", run, "--quiet", *OPTIONS]
+    process = start(err, *what)
     # From the first scores on, at a random moment of the search.
     enough, deadline = chance.randrange(1, 65), time.monotonic() + 120
-    while states_in(run / "memo.sqlite") < enough and process.poll() is None:
+    while states_in(run / "memo.sqlite") < enough and process.is_alive():
         assert time.monotonic() < deadline
         time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
+    assert finish(process) == -signal.SIGKILL
     kept = states_in(run / "memo.sqlite")
-    subprocess.run(command("resume", run, "--quiet"), check=True)
+    assert finish(start(err, "resume", run, "--quiet")) == 0
     assert (run / "transcript.jsonl").read_bytes() == (unbroken / "transcript.jsonl").read_bytes()
     assert result_of(run) == result_of(unbroken)
     assert (run / "mask.json").read_bytes() == (unbroken / "mask.json").read_bytes()
@@ -91,23 +84,18 @@ def test_kill_9_then_resume(unbroken: Path, assets: Any, tmp_path: Path, seed: i
 
 
 def test_interrupt_says_how_to_go_on(assets: Any, tmp_path: Path, unbroken: Path) -> None:
-    run = tmp_path / "run"
+    run, err = tmp_path / "run", tmp_path / "err"
     # With a budget that lasts for much longer than it takes to interrupt it.
     options = [*OPTIONS, "--max-evaluations", "4000"]
-    process = subprocess.Popen(
-        command("run", assets.model, "--data", assets.data, "--out", run, *options),
-        stderr=subprocess.PIPE,
-        text=True,
-        # A shell starts what runs in its background, these tests perhaps, deaf to interrupts.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
+    process = start(err, "run", assets.model, "--data", assets.data, "--out", run, *options)
     while states_in(run / "memo.sqlite") < 5:
         time.sleep(0.005)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert f"headsearch resume {run}" in err
-    assert "Traceback" not in err
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGINT)
+    assert finish(process, 60) == 130
+    said = err.read_text()
+    assert f"headsearch resume {run}" in said
+    assert "Traceback" not in said
     assert json.loads((run / "progress.json").read_text())["state"] == "interrupted"
-    subprocess.run(command("resume", run, "--quiet", "--max-evaluations", "80"), check=True)
+    assert finish(start(err, "resume", run, "--quiet", "--max-evaluations", "80")) == 0
     assert result_of(run) == result_of(unbroken)
