@@ -19,12 +19,10 @@ and on a GPU batches are packed together instead (`wide`).
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import cached_property
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -46,29 +44,16 @@ from headsearch.scoring.base import (
 from headsearch.scoring.cache import LayerState, ParentCache, Trace
 from headsearch.scoring.contexts import Contexts
 from headsearch.scoring.layers import fuse, pick
-from headsearch.scoring.packing import NARROW, Packing
-from headsearch.scoring.padded import groups, hiding, padding_kept
+from headsearch.scoring.packing import Packing
+from headsearch.scoring.padded import hiding, padding_kept
+from headsearch.scoring.parts import Part, Parts
 from headsearch.scoring.products import has_onednn, pack
-from headsearch.scoring.wide import MOST_EXAMPLES, tried
-from headsearch.task.batches import Batch, Span, gather
+from headsearch.scoring.wide import tried
+from headsearch.task.batches import Batch, Span
 from headsearch.task.readout import EXAMPLES
 
 # Examples that it is tried out on whether they depend on each other.
 TRIED = 66
-
-
-class Part(NamedTuple):
-    """Examples that are computed at once.
-
-    Attributes:
-        key: what its traces are kept under; None: they are not kept.
-        batch: the examples.
-        packing: where their tokens are.
-    """
-
-    key: Hashable | None
-    batch: Batch
-    packing: Packing
 
 
 class Evaluator(Scorer):
@@ -112,8 +97,7 @@ class Evaluator(Scorer):
             pack(model, layers)
         self.shape: HeadMap = head_map(model)
         self.cache = ParentCache(cache_bytes)
-        self._packed: dict[Span, list[Part]] = {}
-        self._filling, self._wide = NARROW, False
+        self._parts = Parts(self._batches, self._device)
         if self._readout.kind == EXAMPLES and (
             self._device.type == "cuda" if wide is None else wide
         ):
@@ -121,13 +105,13 @@ class Evaluator(Scorer):
 
     def _widen(self) -> None:
         """Pack batches together, if that changes no score."""
-        found, layers = tried(self._layers), self._layers
+        found, narrow = tried(self._layers), (self._parts, self._layers)
         if not found.sizes:
             return
-        self._filling, self._wide = found.filling, True
-        self._layers = [replace(layer, by_head=not found.any_heads) for layer in layers]
+        self._parts = Parts(self._batches, self._device, found.filling, wide=True)
+        self._layers = [replace(layer, by_head=not found.any_heads) for layer in self._layers]
         if not self.independent:
-            self._filling, self._wide, self._layers = NARROW, False, layers
+            self._parts, self._layers = narrow
             del self.independent
 
     @cached_property
@@ -138,7 +122,7 @@ class Evaluator(Scorer):
         `products.independent`, and by what comes out for a few of the shortest examples together,
         and for some of them alone, after a layer of each width and the last one.
         """
-        if not self._wide and any(layer.by_head for layer in self._layers):
+        if not self._parts.wide and any(layer.by_head for layer in self._layers):
             return False
         lengths = np.concatenate([batch.lengths for batch in self._batches])
         places = np.argsort(lengths, kind="stable")[:TRIED]
@@ -167,7 +151,7 @@ class Evaluator(Scorer):
         for position, child in enumerate(children):
             groups.setdefault(self.shape.first_layer(parent ^ child), []).append(position)
         parts = []
-        for part in self._parts(where):
+        for part in self._parts_of(where):
             logits: list[Tensor | None] = [None] * len(children)
             for layer, state in self._walk(parent, part, last=max(groups, default=0)):
                 if layer not in groups:
@@ -299,33 +283,16 @@ class Evaluator(Scorer):
         }
         return packing.pack(self._family.embed(self._model, tensors))
 
-    def _parts(self, where: Span | np.ndarray) -> Iterator[Part]:
-        """Yield what is computed at once."""
+    def _parts_of(self, where: Span | np.ndarray) -> Iterable[Part]:
+        """Return what is computed at once."""
         if isinstance(where, Span):
-            if where not in self._packed:
-                self._packed[where] = list(self._parts_of(where))
-            yield from self._packed[where]
-            return
+            return self._parts.of_span(where)
         if not self.independent:
             raise EngineError(
                 "this worker's matrix products differ in the last bits with what is computed "
                 "beside them, unlike those where the search was started; use machines of one kind"
             )
-        for batch in self._gather(where):
-            yield Part(None, batch, Packing(batch, self._device, self._filling))
-
-    def _parts_of(self, span: Span) -> Iterator[Part]:
-        """Yield the batches of a span, or packed together what is in them."""
-        batches: Iterable[Batch] = self._batches[span.first : span.stop]
-        if self._wide:
-            batches = self._gather(np.arange(self._starts[span.first], self._starts[span.stop]))
-        for number, batch in enumerate(batches):
-            key = (span, number) if self._wide else span.first + number
-            yield Part(key, batch, Packing(batch, self._device, self._filling))
-
-    def _gather(self, examples: np.ndarray) -> Iterator[Batch]:
-        packed = (MOST_EXAMPLES, max(self._filling.sizes)) if self._wide else None
-        return gather(self._batches, examples, packed)
+        return self._parts.of_examples(where)
 
     @torch.inference_mode()
     def _some_layers(self, places: np.ndarray) -> np.ndarray:
@@ -333,8 +300,7 @@ class Evaluator(Scorer):
         widths = self.shape.heads_per_layer
         layers = sorted({widths.index(width) for width in widths} | {self.shape.layers - 1})
         outputs = []
-        for batch in self._gather(places):
-            packing = Packing(batch, self._device, self._filling)
+        for _, batch, packing in self._parts.of_examples(places):
             hidden = self._embed(batch, packing)
             for layer in layers:
                 heads = tuple(range(widths[layer]))
@@ -343,16 +309,6 @@ class Evaluator(Scorer):
             classified = self._family.classify(self._model, hidden[:, None])[: packing.count]
             outputs.append(classified.float().cpu().numpy())
         return np.concatenate(outputs)
-
-    @cached_property
-    def _starts(self) -> np.ndarray:
-        """The first example of each batch, and their number at the end, (batches + 1,)."""
-        return np.cumsum([0, *(batch.examples for batch in self._batches)])
-
-    @cached_property
-    def _groups(self) -> list[Span]:
-        """Which batches have a backward pass together."""
-        return groups(self._batches)
 
     def _is_last(self, layer: int) -> bool:
         return layer == self.shape.layers - 1
@@ -379,7 +335,7 @@ class Evaluator(Scorer):
         if hides is not None:
             bias = hides if bias is None else bias + hides
         if self._is_last(layer):
-            if self._wide and not torch.is_grad_enabled():
+            if self._parts.wide and not torch.is_grad_enabled():
                 return self._layers[layer].attend_first_by_keys(hidden, packing, bias)
             return self._layers[layer].attend_first(hidden, packing, bias)
         if hides is not None and bias is not None:
@@ -389,17 +345,7 @@ class Evaluator(Scorer):
     # Gradients
 
     def _for_backward(self, span: Span) -> Iterator[tuple[Batch, slice]]:
-        """Yield what has backward passes together, and which of its rows are of the span."""
-        if not self._wide:
-            yield from super()._for_backward(span)
-            return
-        starts = self._starts
-        for group in self._groups:
-            first, stop = max(group.first, span.first), min(group.stop, span.stop)
-            if first < stop:
-                examples = np.arange(starts[group.first], starts[group.stop])
-                (batch,) = gather(self._batches, examples, (len(examples), sys.maxsize))
-                yield batch, slice(starts[first] - examples[0], starts[stop] - examples[0])
+        return self._parts.for_backward(span)
 
     def _examples_of_backward(self, batch: Batch) -> int:
         """How many examples one backward pass may take within `most_backward_bytes`."""
@@ -408,7 +354,7 @@ class Evaluator(Scorer):
 
     def _gradients_of(self, state: HeadSet, batch: Batch) -> np.ndarray:
         hides = None
-        if self._wide:  # as one run: on a GPU many small steps take longer than some padding
+        if self._parts.wide:  # as one run: on a GPU many small steps take longer than some padding
             hides = hiding(batch).to(self._device, next(self._model.parameters()).dtype)
             batch = padding_kept(batch)
         packing = Packing(batch, self._device)
@@ -426,7 +372,9 @@ class Evaluator(Scorer):
                     context, hidden = pick(context, heads, 1), hidden[packing.first]
                     gate_of_row = packing.fill_examples([gate])
                 else:
-                    gate_of_row = packing.of_rows(gate) if self._wide else gate[packing.examples]
+                    gate_of_row = (
+                        packing.of_rows(gate) if self._parts.wide else gate[packing.examples]
+                    )
                 fused = self._layers[layer]
                 projected = fused.project(context * gate_of_row[:, :, None], heads)
                 hidden = fused.finish(projected, hidden)

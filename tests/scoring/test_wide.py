@@ -31,7 +31,7 @@ EVERY = Span(0, 8)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     """So small that the tiny data make several parts of several sizes."""
     monkeypatch.setattr(wide, "SIZES", SIZES)
-    for module in ("wide", "evaluator"):
+    for module in ("wide", "parts"):
         monkeypatch.setattr(f"headsearch.scoring.{module}.MOST_EXAMPLES", 16)
     monkeypatch.setattr("headsearch.scoring.padded.MOST_TOKENS", 250)
 
@@ -47,7 +47,7 @@ def data_of(model: nn.Module) -> Any:
 
 def wide_of(model: nn.Module, **options: Any) -> Evaluator:
     made = evaluator_of(model, data_of(model), wide=True, **options)
-    assert made._filling.sizes == SIZES
+    assert made._parts.filling.sizes == SIZES
     return made
 
 
@@ -160,7 +160,7 @@ def test_sizes_that_sum_otherwise_are_not_used(monkeypatch: pytest.MonkeyPatch) 
     model = tiny_model("BERT")
     data = data_of(model)
     evaluator = evaluator_of(model, data, wide=True)
-    assert evaluator._filling.sizes == (128, 256)
+    assert evaluator._parts.filling.sizes == (128, 256)
     assert evaluator.independent
     state = HeadSet.of([1, 4, 6, 9])
     whole = evaluator.outputs(HeadSet(), [state], EVERY)[0]
@@ -178,7 +178,7 @@ def test_rows_that_depend_on_their_place_stay_in_their_batches(
     changed(monkeypatch, by_place)
     model = tiny_model("BERT")
     evaluator = evaluator_of(model, data_of(model), wide=True)
-    assert evaluator._filling == Filling()
+    assert evaluator._parts.filling == Filling()
     assert not evaluator.independent
 
 
@@ -191,7 +191,7 @@ def test_so_they_do_where_attention_depends_on_others(monkeypatch: pytest.Monkey
     monkeypatch.setattr(FusedLayer, "attend", attend)
     model = tiny_model("BERT")
     evaluator = evaluator_of(model, data_of(model), wide=True)
-    assert evaluator._filling == Filling()
+    assert evaluator._parts.filling == Filling()
     assert not evaluator.independent
 
 
