@@ -3,6 +3,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
+# Where tests start clusters of their own: see tests/conftest.py.
+ALONE := tests/demo tests/engine tests/hosts
+
 export HF_HUB_OFFLINE ?= 1
 export RAY_USAGE_STATS_ENABLED ?= 0
 
@@ -10,7 +13,7 @@ export RAY_USAGE_STATS_ENABLED ?= 0
 
 help:
 	@echo "make demo      prune a real model, from installing on (under 8 minutes without downloads)"
-	@echo "make test      lint, types and tests (about 20 minutes on 2 cores)"
+	@echo "make test      lint, types and tests (under 15 minutes on 2 cores)"
 	@echo "make test-all  the slow tests too"
 	@echo "make test-reference  equality with transformers 4.57's own head pruning"
 	@echo "make docs      the documentation site, build/docs/index.html (under a minute)"
@@ -39,12 +42,12 @@ format: .venv/installed
 	$(BIN)/ruff format .
 
 test: lint
-	$(BIN)/python -m pytest -m 'not slow and not alone' -n 2
-	$(BIN)/python -m pytest -m 'not slow and alone'
+	$(BIN)/python -m pytest -m 'not slow and not alone' -n 2 --dist loadgroup
+	$(BIN)/python -m pytest $(ALONE) -m 'not slow and alone'
 
 test-all: lint
-	$(BIN)/python -m pytest -m 'not alone' -n 2
-	$(BIN)/python -m pytest -m alone
+	$(BIN)/python -m pytest -m 'not alone' -n 2 --dist loadgroup
+	$(BIN)/python -m pytest $(ALONE) -m alone
 
 # transformers 4.57, the last one that could prune heads, beside the libraries of `.venv`.
 .venv-reference/installed: .venv/installed

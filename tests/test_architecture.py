@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import headsearch
+from tests.conftest import ALONE
 
 ROOT = Path(headsearch.__file__).parent
 MODULES = sorted(ROOT.rglob("*.py"))
@@ -164,3 +166,10 @@ def test_public_names_are_sorted_and_there() -> None:
     assert headsearch.__all__ == sorted(headsearch.__all__)
     for name in headsearch.__all__:
         assert getattr(headsearch, name) is not None
+
+
+def test_what_is_to_run_alone_is_where_make_looks_for_it() -> None:
+    (folders,) = re.findall(
+        r"^ALONE := (.*)$", (ROOT.parent / "Makefile").read_text(), re.MULTILINE
+    )
+    assert folders.split() == [f"tests/{name}" for name in sorted(ALONE)]

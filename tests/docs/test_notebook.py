@@ -35,7 +35,9 @@ def test_it_is_committed_with_outputs_and_nothing_else() -> None:
         assert "site-packages" not in text
 
 
+# Slow, as it takes over a minute to train and search; the pages' blocks run in `make test`.
 # Jupyter's own libraries use what they have deprecated.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:(jupyter_client|zmq|nbclient|tornado).*")
 def test_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT) + os.pathsep + os.environ.get("PYTHONPATH", ""))

@@ -17,8 +17,8 @@ from headsearch import callbacks, errors, testing
 from headsearch.cli import cli
 
 ROOT = Path(__file__).parent.parent.parent
-# Each of two processes of tests would build it.
-pytestmark = pytest.mark.alone
+# Of two processes of tests one builds it.
+pytestmark = pytest.mark.xdist_group("site")
 
 
 class Page(HTMLParser):

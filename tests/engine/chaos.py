@@ -191,7 +191,7 @@ def chaos(path: Path, seed: str, rounds: str) -> dict[str, Any]:
 
 def join(path: Path) -> dict[str, Any]:
     """Two nodes join a search that began with one, and that lasts longer than their start."""
-    SlowWorkers.actor = Slowest
+    SlowWorkers.actor = Slower
     nodes = Nodes(1)
     workers = SlowWorkers(BUNDLE, DATA, plan(1, SHARDS, most_workers=3), nodes.cluster.address)
     seconds: list[float] = []

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from headsearch.engine.executor import Job
-from headsearch.engine.ray_workers import ScoringActor
+from headsearch.engine.ray_workers import RayWorkers, ScoringActor
 from headsearch.engine.simulated import Costs, SimulatedWorkers
 from headsearch.heads import HeadSet
 from headsearch.scoring.item import GRADIENTS, OUTPUTS, WorkItem
@@ -93,6 +93,13 @@ class TableActor(ScoringActor):
 
 
 plan, run = partial(plan_of, DATA), partial(run_on, DATA)
+
+
+def on_ray(
+    workers: int, shards: int, address: str | None = None, actor: type = TableActor
+) -> RayWorkers:
+    made = type("TableWorkers", (RayWorkers,), {"actor": actor})
+    return made(BUNDLE, DATA, plan(workers, shards), address)
 
 
 def undisturbed(shards: int = 1) -> SimulatedWorkers:

@@ -23,7 +23,8 @@ from headsearch.memo.store import Block
 from headsearch.model.plain import plain_outputs
 from headsearch.scoring.item import GRADIENTS, OUTPUTS
 from headsearch.search.problem import Ask, Order
-from headsearch.task.batches import Span
+from headsearch.task.batches import BatchedData, Span
+from tests.engine import tables
 from tests.engine.tasks import BUNDLE, DATA, MODEL, PROPOSING, SHAPE, inline, plan, run, simulated
 
 
@@ -35,8 +36,8 @@ def reference() -> str:
 class Recording:
     """Workers that note every job which is sent."""
 
-    def __init__(self, inner: Workers) -> None:
-        self._inner = inner
+    def __init__(self, inner: Workers, data: BatchedData = DATA) -> None:
+        self._inner, self._offsets = inner, data.offsets
         self.name, self.plan, self.depth = inner.name, inner.plan, inner.depth
         self.sent: list[Job] = []
         self.states: list[int] = []  # of each call
@@ -67,7 +68,7 @@ class Recording:
         for job in self.sent:
             where = job.piece.where
             if isinstance(where, Span):
-                where = np.arange(*DATA.offsets[[where.first, where.stop]])
+                where = np.arange(*self._offsets[[where.first, where.stop]])
             found.update(
                 (job.item.kind, state, int(example))
                 for state in job.item.states
@@ -76,33 +77,40 @@ class Recording:
         return found
 
 
-def more(workers: int, shards: int) -> Any:
-    """Starting a worker takes seconds: what differs little from other cases is for later."""
-    return pytest.param(workers, shards, marks=pytest.mark.slow)
-
-
-@pytest.mark.parametrize(
-    ("workers", "shards"), [(2, 5), (4, 3), more(1, 1), more(2, 2), more(2, 1), more(4, 2)]
-)
 def test_ray_gives_the_inline_transcript_and_computes_nothing_twice(
-    workers: int, shards: int, reference: str, ray_cluster: None
+    reference: str, ray_cluster: None
 ) -> None:
-    recording = Recording(RayWorkers(BUNDLE, DATA, plan(workers, shards)))
+    recording = Recording(RayWorkers(BUNDLE, DATA, plan(2, 5)))
     transcript, dispatcher = run(recording)
     assert transcript == reference
+    check_once(recording, dispatcher)
+
+
+# The scores are off a table: how many workers share them is not a question of models.
+@pytest.mark.parametrize(("workers", "shards"), [(1, 1), (2, 1), (2, 2), (4, 2), (4, 3)])
+def test_so_it_is_for_any_number_of_workers_and_shards(
+    workers: int, shards: int, ray_cluster: None
+) -> None:
+    recording = Recording(tables.on_ray(workers, shards), tables.DATA)
+    transcript, dispatcher = tables.run(recording)
+    assert transcript == tables.run(tables.undisturbed())[0]
+    check_once(recording, dispatcher)
+
+
+def check_once(recording: Recording, dispatcher: Dispatcher) -> None:
     assert set(recording.computed().values()) == {1}
     assert dispatcher.counts.reused == 0
     assert 0 <= dispatcher.counts.used <= dispatcher.counts.speculative
 
 
-@pytest.mark.parametrize(("workers", "shards"), [(2, 3), more(4, 3)])
+@pytest.mark.parametrize(("workers", "shards"), [(2, 3), (4, 3)])
 def test_proposals_are_the_same_whoever_scores_them(
     workers: int, shards: int, ray_cluster: None
 ) -> None:
-    expected, _ = run(inline(), settings=PROPOSING)
+    expected, _ = tables.run(tables.undisturbed(), settings=PROPOSING)
     assert '"proposals"' in expected
-    recording = Recording(RayWorkers(BUNDLE, DATA, plan(workers, shards)))
-    transcript, _ = run(recording, settings=PROPOSING)
+    recording = Recording(tables.on_ray(workers, shards), tables.DATA)
+    transcript, _ = tables.run(recording, settings=PROPOSING)
     assert transcript == expected
     assert set(recording.computed().values()) == {1}
 

@@ -84,11 +84,6 @@ def address(ray_cluster: None) -> str:
     return str(ray.get_runtime_context().gcs_address)
 
 
-def on_ray(actor: type, address: str, workers: int) -> chaos.SlowWorkers:
-    made = type("Workers", (chaos.SlowWorkers,), {"actor": actor})
-    return made(tables.BUNDLE, tables.DATA, tables.plan(workers, 2), address)
-
-
 def test_two_searches_share_scores_while_both_run(
     address: str, tmp_path: Path, reference: str
 ) -> None:
@@ -99,7 +94,9 @@ def test_two_searches_share_scores_while_both_run(
         if record["step"] == 4:
             guests.append(begin("guest", tmp_path / "other.sqlite", address))
 
-    first = chaos.search(on_ray(chaos.Slowest, address, 1), tmp_path / "memo.sqlite", on_step=step)
+    first = chaos.search(
+        tables.on_ray(1, 2, address, chaos.Slowest), tmp_path / "memo.sqlite", on_step=step
+    )
     second = end(guests[0])
     assert first["transcript"] == reference
     other, _ = tables.run(tables.undisturbed(), max_drop=0.2)
@@ -125,7 +122,7 @@ def test_what_kills_three_workers_fails_the_run_and_scores_are_kept(
     memo = RayMemo(tmp_path / "memo.sqlite", "f")
     try:
         with pytest.raises(EngineError, match=r"in flight at 3 workers that died; scores so far"):
-            tables.run(on_ray(Fragile, address, 2), memo)
+            tables.run(tables.on_ray(2, 2, address, Fragile), memo)
         assert memo.count() > 0
     finally:
         memo.close()
@@ -157,7 +154,7 @@ def test_starts_that_fail_after_some_worker_was_up_are_repeated(
             for pid in chaos.actor_pids("Doomed"):
                 chaos.kill(pid)
 
-    workers = on_ray(doomed(tmp_path / "starts", 2, 6), address, 2)
+    workers = tables.on_ray(2, 2, address, doomed(tmp_path / "starts", 2, 6))
     found = chaos.search(workers, tmp_path / "memo.sqlite", on_step=step)
     assert (tmp_path / "starts").stat().st_size >= 2 + 4 + 1
     assert found["transcript"] == reference
@@ -168,7 +165,7 @@ def test_workers_that_never_come_up_end_the_run(
     address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ray_workers, "RESTART_SECONDS", 0.2)
-    workers = on_ray(doomed(tmp_path / "starts", 0, 100), address, 2)
+    workers = tables.on_ray(2, 2, address, doomed(tmp_path / "starts", 0, 100))
     with pytest.raises(EngineError, match="workers died before they were up; scores so far are"):
         tables.run(workers)
     assert 0 < (tmp_path / "starts").stat().st_size <= 2 * ray_workers.MOST_FAILED_STARTS
@@ -186,7 +183,7 @@ def test_a_slow_workers_jobs_are_given_to_another(
             return super().run(jobs)
 
     monkeypatch.setattr(scheduler, "SLOW_SECONDS", 1.0)
-    found = chaos.search(on_ray(Hangs, address, 2), tmp_path / "memo.sqlite")
+    found = chaos.search(tables.on_ray(2, 2, address, Hangs), tmp_path / "memo.sqlite")
     assert found["transcript"] == reference
     assert found["sent_twice"] > 0
 
@@ -203,7 +200,7 @@ def test_lost_answers_are_computed_again(
             raise ObjectLostError("0" * 56, None, "")
         return get(reference, **options)
 
-    workers = on_ray(chaos.Slow, address, 2)
+    workers = tables.on_ray(2, 2, address, chaos.Slow)
     take = workers._take_result
 
     def sometimes(reference: Any) -> Any:

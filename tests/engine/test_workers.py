@@ -40,7 +40,7 @@ def ray_with(workers: int) -> Callable[[], Workers]:
     params=[
         pytest.param(lambda: inline(2), id="inline"),
         pytest.param(ray_with(1), id="ray1", marks=pytest.mark.slow),
-        pytest.param(ray_with(3), id="ray3"),
+        pytest.param(ray_with(2), id="ray2"),
     ],
 )
 def workers(request: pytest.FixtureRequest, ray_cluster: None) -> Iterator[Workers]:
@@ -106,13 +106,7 @@ def test_nothing_pending_gives_nothing(scheduler: Scheduler) -> None:
     assert scheduler.collect() == []
 
 
-def table(workers: int) -> RayWorkers:
-    """What is of Ray and not of models is seen on workers that are up at once."""
-    made = type("TableWorkers", (RayWorkers,), {"actor": tables.TableActor})
-    return made(tables.BUNDLE, tables.DATA, tables.plan(workers, workers))
-
-
-@pytest.mark.parametrize("make", [inline, partial(table, 1)], ids=["inline", "ray1"])
+@pytest.mark.parametrize("make", [inline, partial(tables.on_ray, 1, 1)], ids=["inline", "ray1"])
 def test_a_job_that_fails_is_named(make: Callable[[], Workers], ray_cluster: None) -> None:
     workers = make()
     scheduler = Scheduler(workers)
@@ -150,7 +144,7 @@ def test_inline_puts_torchs_thread_count_back() -> None:
 def test_of_answers_taken_together_one_may_be_lost_and_the_others_count(
     monkeypatch: pytest.MonkeyPatch, ray_cluster: None
 ) -> None:
-    workers = table(1)
+    workers = tables.on_ray(1, 1)
     try:
         while not any(isinstance(event, Up) for event in workers.poll(10)):
             pass
