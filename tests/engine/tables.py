@@ -102,13 +102,18 @@ def on_ray(
     return made(BUNDLE, DATA, plan(workers, shards), address)
 
 
+def computed(job: Job) -> np.ndarray:
+    return Table(ARRAYS, DATA.offsets).run(job.item, job.piece.where)
+
+
+def simulated(workers: int, shards: int) -> SimulatedWorkers:
+    """Workers in virtual time: what they are sent is the same at every run."""
+    costs = Costs(lambda job, cached: job.cost)
+    return SimulatedWorkers(plan(workers, shards), costs, computed, coordinator=False)
+
+
 def undisturbed(shards: int = 1) -> SimulatedWorkers:
-    """One worker to which nothing happens, in virtual time."""
-    table = Table(ARRAYS, DATA.offsets)
-
-    def compute(job: Job) -> np.ndarray:
-        return table.run(job.item, job.piece.where)
-
-    return SimulatedWorkers(
-        plan(1, shards), Costs(lambda job, cached: job.cost), compute, coordinator=False
-    )
+    """One worker to which nothing happens, and that gets nothing ahead, as inline."""
+    made = simulated(1, shards)
+    made.depth = 1
+    return made

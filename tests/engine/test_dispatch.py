@@ -33,6 +33,11 @@ def reference() -> str:
     return run(inline())[0]
 
 
+@pytest.fixture(scope="module")
+def table_reference() -> str:
+    return tables.run(tables.undisturbed())[0]
+
+
 class Recording:
     """Workers that note every job which is sent."""
 
@@ -89,11 +94,11 @@ def test_ray_gives_the_inline_transcript_and_computes_nothing_twice(
 # The scores are off a table: how many workers share them is not a question of models.
 @pytest.mark.parametrize(("workers", "shards"), [(1, 1), (2, 1), (2, 2), (4, 2), (4, 3)])
 def test_so_it_is_for_any_number_of_workers_and_shards(
-    workers: int, shards: int, ray_cluster: None
+    workers: int, shards: int, table_reference: str, ray_cluster: None
 ) -> None:
     recording = Recording(tables.on_ray(workers, shards), tables.DATA)
     transcript, dispatcher = tables.run(recording)
-    assert transcript == tables.run(tables.undisturbed())[0]
+    assert transcript == table_reference
     check_once(recording, dispatcher)
 
 
@@ -176,18 +181,17 @@ def test_shards_do_not_matter(shards: int, reference: str) -> None:
 
 @pytest.mark.parametrize(("workers", "shards"), [(4, 9), (9, 9), (30, 9)])
 def test_work_ahead_changes_nothing_and_some_of_it_is_used(
-    workers: int, shards: int, reference: str
+    workers: int, shards: int, table_reference: str
 ) -> None:
-    recording = Recording(simulated(workers, shards))
-    transcript, dispatcher = run(recording)
-    assert transcript == reference
+    recording = Recording(tables.simulated(workers, shards), tables.DATA)
+    transcript, dispatcher = tables.run(recording)
+    assert transcript == table_reference
     assert set(recording.computed().values()) == {1}
     counts = dispatcher.counts
     assert counts.speculative > 0
     assert counts.used > 0
     asked_for = counts.computed + counts.gradients - counts.speculative + counts.used
-    again = Recording(inline())
-    _, plain = run(again)
+    _, plain = tables.run(tables.undisturbed())
     assert asked_for == pytest.approx(plain.counts.computed + plain.counts.gradients)
 
 
@@ -253,7 +257,7 @@ class DiesAfter(Recording):
     """Workers that stop the process, so to speak, after some calls."""
 
     def __init__(self, inner: Workers, calls: int) -> None:
-        super().__init__(inner)
+        super().__init__(inner, tables.DATA)
         self._left = calls
 
     def poll(self, timeout: float) -> list[Event]:
@@ -267,7 +271,7 @@ class CountingStore(MemoryStore):
     """Knows how many examples its records cover in all."""
 
     def examples(self) -> int:
-        layout = plan().layout
+        layout = tables.plan().layout
         return sum(
             layout.rows_of(Span(first, stop))
             for spans in self._places.values()
@@ -277,17 +281,17 @@ class CountingStore(MemoryStore):
 
 @pytest.mark.parametrize("calls", [0, 2, 3, 9, 30])
 def test_after_a_stop_the_same_transcript_and_nothing_kept_is_computed_again(
-    calls: int, reference: str
+    calls: int, table_reference: str
 ) -> None:
     memo = CountingStore()
     with pytest.raises(KeyboardInterrupt):
-        run(DiesAfter(inline(2), calls), memo)
+        tables.run(DiesAfter(tables.undisturbed(2), calls), memo)
     kept = memo.examples()
-    recording = Recording(inline(2))
-    again, _ = run(recording, memo)
-    assert again == reference
+    recording = Recording(tables.undisturbed(2), tables.DATA)
+    again, _ = tables.run(recording, memo)
+    assert again == table_reference
     full = CountingStore()
-    run(inline(2), full)
+    tables.run(tables.undisturbed(2), full)
     assert memo.examples() == full.examples() == kept + sum(recording.computed().values())
 
 

@@ -14,7 +14,8 @@ from headsearch.engine.scheduler import Scheduler
 from headsearch.engine.simulated import Costs, SimulatedWorkers
 from headsearch.errors import EngineError
 from headsearch.search.astar import Settings
-from tests.engine.tasks import drain, inline, job, plan, run
+from tests.engine import tables
+from tests.engine.tasks import drain, job, plan
 
 ONE_SECOND = Costs(lambda job, cached: 1.0)
 
@@ -223,19 +224,16 @@ def test_what_kills_three_workers_is_named_and_the_rest_is_done() -> None:
 @pytest.mark.parametrize("workers", [1, 3, 16, 200])
 def test_a_simulated_search_takes_the_course_of_a_real_one(workers: int) -> None:
     """The same results, so the same transcript, in any virtual time."""
-    reference, _ = run(inline(), settings=Settings(max_evaluations=80, proposals=0))
-    from headsearch.engine.worker import make_evaluator
-    from tests.engine.tasks import BUNDLE, DATA
-
-    evaluator = make_evaluator(BUNDLE, DATA, dtype="float32", gpus=0, cache_bytes=1 << 20)
+    settings = Settings(max_evaluations=80, proposals=0)
+    reference, _ = tables.run(tables.undisturbed(), settings=settings)
     simulated = SimulatedWorkers(
-        plan(workers, min(workers, 9)),
+        tables.plan(workers, min(workers, 9)),
         Costs(lambda job, cached: job.cost * (0.001 if cached else 0.002), trace_bytes=10),
-        lambda job: evaluator.run(job.item, job.piece.where),
+        tables.computed,
         deaths=[(n * 40.0 / workers, n % workers) for n in range(1, 9)],
         start=2.0,
     )
-    transcript, dispatcher = run(simulated, settings=Settings(max_evaluations=80, proposals=0))
+    transcript, dispatcher = tables.run(simulated, settings=settings)
     assert transcript == reference
     assert simulated.busy_seconds > 0
     assert (dispatcher.counts.speculative > 0) == (workers > 1)

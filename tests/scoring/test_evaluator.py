@@ -71,8 +71,18 @@ def test_a_score_is_a_function_of_its_state_alone(model: nn.Module) -> None:
             np.testing.assert_array_equal(found, alone)
 
 
-@pytest.mark.parametrize(("width", "heads"), [(384, 12), (768, 12), (1024, 16)])
-@pytest.mark.parametrize("threads", [1, 2])
+# Threads, width and heads; those of two sizes take ten seconds for each number of threads.
+REAL_SIZES = [
+    (1, 384, 12),
+    (2, 384, 12),
+    (1, 768, 12),
+    pytest.param(2, 768, 12, marks=pytest.mark.slow),
+    pytest.param(1, 1024, 16, marks=pytest.mark.slow),
+    (2, 1024, 16),
+]
+
+
+@pytest.mark.parametrize(("threads", "width", "heads"), REAL_SIZES)
 def test_the_same_holds_at_the_sizes_of_real_models(width: int, heads: int, threads: int) -> None:
     """Small products take other kernels than large ones."""
     model = tiny_model(
@@ -111,8 +121,7 @@ def test_an_examples_outputs_do_not_depend_on_those_beside_it(model: nn.Module) 
     np.testing.assert_array_equal(evaluator.outputs(HeadSet(), states, reverse), whole[:, reverse])
 
 
-@pytest.mark.parametrize(("width", "heads"), [(384, 12), (768, 12), (1024, 16)])
-@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(("threads", "width", "heads"), REAL_SIZES)
 def test_nor_do_they_at_the_sizes_of_real_models(width: int, heads: int, threads: int) -> None:
     model = tiny_model(
         "BERT", hidden_size=width, num_attention_heads=heads, intermediate_size=4 * width
