@@ -345,7 +345,8 @@ class Evaluator(Scorer):
     # Gradients
 
     def _for_backward(self, span: Span) -> Iterator[tuple[Batch, slice]]:
-        return self._parts.for_backward(span)
+        of = self._parts.for_backward if self._parts.wide else super()._for_backward
+        return of(span)
 
     def _examples_of_backward(self, batch: Batch) -> int:
         """How many examples one backward pass may take within `most_backward_bytes`."""

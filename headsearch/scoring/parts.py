@@ -70,11 +70,7 @@ class Parts:
             yield self._part(None, batch)
 
     def for_backward(self, span: Span) -> Iterator[tuple[Batch, slice]]:
-        """Yield what has backward passes together, and which of its rows are of the span."""
-        if not self.wide:
-            for batch in self._batches[span.first : span.stop]:
-                yield batch, slice(None)
-            return
+        """Yield what has a backward pass together where packed, and which rows are the span's."""
         starts = self._starts
         for group in self._groups:
             first, stop = max(group.first, span.first), min(group.stop, span.stop)
