@@ -18,7 +18,7 @@ from torch.nn import functional
 
 import headsearch
 from headsearch.engine.inline import InlineWorkers
-from headsearch.errors import InputError, ModelError
+from headsearch.errors import DataError, InputError, ModelError
 from headsearch.heads import HeadSet
 from headsearch.model.gate import gates, removal_gates
 from headsearch.model.plain import plain_outputs
@@ -249,6 +249,35 @@ def test_texts_that_are_cut_lose_the_labels_of_what_is_cut_off() -> None:
     config = RunConfig(model="model", data="data", engine="inline", max_length=6)
     data = make_task(TAGGER, TOKENIZER, examples, config).data
     assert len(data.labels) == sum(min(len(words), 4) for words in WORDS)
+
+
+def test_words_that_have_no_token_lose_their_labels_and_no_others() -> None:
+    gaps = [
+        {
+            "text": ["", row["text"][0], " ", *row["text"][1:], ""],
+            "label": [row["label"][0], row["label"][0], "B", *row["label"][1:], "O"],
+        }
+        for row in TAGGED
+    ]
+    config = RunConfig(model="model", data="data", engine="inline")
+    with_gaps, without = (
+        make_task(
+            TAGGER,
+            TOKENIZER,
+            examples_from_rows(rows, id2label=NAMES, classes=3, kind="tokens"),
+            config,
+        ).data
+        for rows in (gaps, TAGGED)
+    )
+    assert with_gaps.fingerprint() == without.fingerprint()
+    assert len(np.unique(without.labels)) > 1
+
+
+def test_words_of_which_none_has_a_token_are_refused() -> None:
+    rows = [{"text": [" ", ""], "label": ["O", "B"]}]
+    examples = examples_from_rows(rows, id2label=NAMES, classes=3, kind="tokens")
+    with pytest.raises(DataError, match="none of its words has a token"):
+        make_task(TAGGER, TOKENIZER, examples, RunConfig(model="model", data="data"))
 
 
 @pytest.mark.parametrize("kind", ["tokens", "labels"], indirect=True)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from headsearch.errors import HeadsearchError, InputError, RunFolderError
+from headsearch.errors import HeadsearchError, InputError, ModelError, RunFolderError
 from headsearch.heads import HeadSet
 from headsearch.run import engines
 from headsearch.run.config import RunConfig
@@ -57,8 +57,11 @@ def start(config: RunConfig, out: Path, watcher: Watcher, memo: Path | None = No
     )
     try:
         return _search(task, config, choice, folder, watcher)
-    except HeadsearchError:
-        if not (out / TRANSCRIPT).exists():  # the search did not start
+    except HeadsearchError as error:
+        transcript = out / TRANSCRIPT
+        # The search did not start, or found at once that there is nothing to compare with.
+        begun = transcript.exists()
+        if not begun or (isinstance(error, ModelError) and not transcript.stat().st_size):
             shutil.rmtree(out, ignore_errors=True)
         raise
 
@@ -120,7 +123,7 @@ def _search(
             except KeyboardInterrupt:
                 progress.write("interrupted")
                 raise
-            except HeadsearchError:
+            except Exception:
                 progress.write("failed")
                 raise
         finally:

@@ -10,9 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
+
 from headsearch import __version__
 from headsearch.engine.dispatch import Counts, Dispatcher
 from headsearch.engine.executor import Workers
+from headsearch.errors import ModelError
 from headsearch.heads import HeadSet
 from headsearch.memo.store import MemoStore
 from headsearch.run import source
@@ -23,7 +26,7 @@ from headsearch.run.settings import settings_of
 from headsearch.run.tally import Tally
 from headsearch.run.verify import first_verified, on_gpu, plain_score, stricter
 from headsearch.search.astar import Result, Settings, search
-from headsearch.search.ledger import finite
+from headsearch.search.ledger import BrokenBaseline, finite
 from headsearch.search.problem import Node, Problem
 from headsearch.search.weight import Weight
 from headsearch.task.metric import Score
@@ -128,21 +131,25 @@ def run_search(
         spent = limit is not None and time.monotonic() - started >= limit
         return "time limit reached" if spent else None
 
-    found = search(
-        Problem(
-            task.shape,
-            task.objective,
-            config.max_drop,
-            workers.plan.layout.independent,
-            saves,
-            gradients=task.data.kind != TOKENS,  # as many backward passes as a text has words
-        ),
-        dispatcher,
-        settings or settings_of(config),
-        on_step=step,
-        should_stop=should_stop,
-        on_incumbent=lambda node: on_incumbent(_node_json(task, node)),
+    problem = Problem(
+        task.shape,
+        task.objective,
+        config.max_drop,
+        workers.plan.layout.independent,
+        saves,
+        gradients=task.data.kind != TOKENS,  # as many backward passes as a text has words
     )
+    try:
+        found = search(
+            problem,
+            dispatcher,
+            settings or settings_of(config),
+            on_step=step,
+            should_stop=should_stop,
+            on_incumbent=lambda node: on_incumbent(_node_json(task, node)),
+        )
+    except BrokenBaseline as error:
+        raise ModelError(_which(task, config, error)) from None
     shown = -math.inf  # the last figures are shown whenever they come
     counted(dispatcher.counts)
     with on_gpu(task.model, workers.plan.gpus):
@@ -164,6 +171,15 @@ def run_search(
         found.stopped in BUDGETS,
         mask(certified) if certified else None,
     )
+
+
+def _which(task: Task, config: RunConfig, error: BrokenBaseline) -> str:
+    """Return the error with the example that a user should look at."""
+    rows = error.rows[np.argsort(task.data.sources[error.rows], kind="stable")]
+    example, tokens = task.data.sources[rows[0]], task.data.lengths[rows[0]]
+    long = f" (of {tokens} tokens)" if tokens > 1 else ""
+    hint = "; float16 holds no more than 65,504: bfloat16 does" if config.dtype == "float16" else ""
+    return f"{error}: of those searched, example {example}{long} is the first{hint}"
 
 
 def _report(

@@ -45,7 +45,8 @@ class Learner:
             return []
 
         def largest(weight: int) -> float:
-            return max(node.score.metric for node in whole if node.weight >= weight)
+            nodes = (node for node in ledger.known.values() if node.whole)
+            return max(node.score.metric for node in nodes if node.weight >= weight)
 
         return proposer.propose(self._starts(whole), ledger.best, ledger.known, largest)
 

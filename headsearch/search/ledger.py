@@ -10,12 +10,13 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from headsearch.errors import ModelError
 from headsearch.heads import HeadSet
 from headsearch.search.bound import Bounds
 from headsearch.search.guides import View
 from headsearch.search.problem import GRADIENTS, OUTPUTS, Ask, Node, Oracle, Order, Problem
 from headsearch.search.weight import HEADS
-from headsearch.task.metric import Score
+from headsearch.task.metric import Score, finite_rows
 
 # A state may be given up after so many times the examples that it would have to get wrong. More
 # often, and small rounds keep workers waiting for each other; measured, it saves next to nothing.
@@ -23,6 +24,20 @@ ENDS = (1.2, 1.6, 2.2, 3.0)
 
 # Gradients that are kept, in bytes.
 SLOPES_BYTES = 1 << 30
+
+
+class BrokenBaseline(ModelError):
+    """The full model's outputs are not all finite, so that there is nothing to compare with.
+
+    Attributes:
+        rows: of which rows, (some,), in the task's order.
+    """
+
+    def __init__(self, rows: np.ndarray, total: int) -> None:
+        super().__init__(
+            f"the full model's outputs must be finite but {len(rows)} of {total} are not"
+        )
+        self.rows = rows
 
 
 class Stop(Exception):
@@ -72,6 +87,11 @@ class Ledger:
     def __post_init__(self) -> None:
         root = HeadSet()
         ((outputs,),) = self.oracle.ask([Ask(OUTPUTS, root, (root,))])
+        broken = np.flatnonzero(~finite_rows(outputs))
+        if len(broken):
+            raise BrokenBaseline(broken, len(outputs))
+        if flaw := self.problem.objective.flaw(outputs):
+            raise ModelError(f"the full model can't be compared with: {flaw}")
         score = self.problem.objective.score(outputs)
         self.threshold = self.problem.objective.threshold(score, self.problem.max_drop)
         self.bounds = Bounds(self.problem.shape)
@@ -91,7 +111,13 @@ class Ledger:
         return node is not None and node.whole
 
     def view(self, node: Node, heads: list[int], effects: np.ndarray) -> View:
-        """Return what guides see of a node: the effects of removing each of some heads."""
+        """Return what guides see of a node: the effects of removing each of some heads.
+
+        Nothing has an effect in examples whose outputs are broken already.
+        """
+        broken = ~finite_rows(node.outputs)
+        if broken.any():
+            effects = np.where(broken[:, None], np.float32(0.0), effects)
         return View(self.problem, self.threshold, node, np.array(heads), effects)
 
     def effect(self, node: Node, head: int) -> np.ndarray:
@@ -176,13 +202,16 @@ class Ledger:
     def gradients(
         self, states: Sequence[HeadSet], ahead: Callable[[], Iterable[Ask]] = tuple
     ) -> dict[HeadSet, np.ndarray]:
-        """Return d outputs / d gates, (examples, classes, heads), of each state."""
+        """Return d outputs / d gates, (examples, classes, heads), of each state.
+
+        They are 0 in examples where one is not finite.
+        """
         self._check_stop(states[0])
         wanted = list(dict.fromkeys(states))
         self.measured.update(wanted)
         asks = [Ask(GRADIENTS, state, (state,)) for state in wanted]
         answers = self.oracle.ask(asks, ahead)
-        found = {state: answer[0] for state, answer in zip(wanted, answers, strict=True)}
+        found = {state: _mended(answer[0]) for state, answer in zip(wanted, answers, strict=True)}
         for state, slopes in found.items():
             self._keep(state, slopes)
         return found
@@ -276,6 +305,15 @@ class Ledger:
         if self._open:
             self.commit("last", self.known[at], 0, list(self._open.values()))
         raise Stop(reason)
+
+
+def _mended(slopes: np.ndarray) -> np.ndarray:
+    """Return slopes with 0 in examples where one is not finite."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(slopes.sum()):  # it is not, if a term is not
+            return slopes
+    whole = np.isfinite(slopes).all(axis=(1, 2), keepdims=True)
+    return np.where(whole, slopes, slopes.dtype.type(0))
 
 
 def finite(value: float) -> float | None:

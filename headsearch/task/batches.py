@@ -112,6 +112,16 @@ class BatchedData:
             ]
         )
 
+    @property
+    def sources(self) -> np.ndarray:
+        """The source position of the example of each row, (rows,) int64."""
+        firsts = np.cumsum([0, *(batch.examples for batch in self.batches)])
+        places = [
+            first + batch.readout.examples_of_rows(batch.examples)
+            for first, batch in zip(firsts[:-1], self.batches, strict=True)
+        ]
+        return np.asarray(self.order[np.concatenate(places)])
+
     @cached_property
     def offsets(self) -> np.ndarray:
         """First row of each batch, and the number of rows at the end, (batches + 1,) int64."""
@@ -229,7 +239,7 @@ def _readout(examples: Examples, encoded: Any, picked: np.ndarray) -> Readout:
         places = [
             (place, token)
             for place, source in enumerate(picked)
-            for token in _first_tokens(encoded, source)
+            for token in _first_tokens(encoded, source).values()
         ]
         return Readout(TOKENS, np.array(places, np.int64).reshape(-1, 2))
     if examples.kind == LABELS:
@@ -245,8 +255,10 @@ def _labels(examples: Examples, encoded: Any, order: np.ndarray) -> np.ndarray:
         return np.asarray(np.asarray(examples.labels)[order].ravel())
     if examples.kind == SEQUENCES:  # a token is foretold from those before it
         return np.array([len(encoded["input_ids"][source]) - 1 for source in order])
-    kept = [examples.labels[source][: len(_first_tokens(encoded, source))] for source in order]
+    kept = [examples.labels[source][[*_first_tokens(encoded, source)]] for source in order]
     labels = np.concatenate(kept)
+    if not len(labels):
+        raise DataError("the data must have words that are scored but none of its words has a token")
     if len(np.unique(labels)) == 1:
         raise DataError(
             f"the words' labels must not all be the same but all {len(labels)} that are left of "
@@ -255,13 +267,17 @@ def _labels(examples: Examples, encoded: Any, order: np.ndarray) -> np.ndarray:
     return labels
 
 
-def _first_tokens(encoded: Any, source: int) -> list[int]:
-    """Return where each word of an example that was not cut off begins, ascending."""
+def _first_tokens(encoded: Any, source: int) -> dict[int, int]:
+    """Return where the words of an example begin, by their numbers, ascending.
+
+    Without those that were cut off, and those of which a tokenizer leaves nothing: of some
+    characters it makes no token.
+    """
     places: dict[int, int] = {}
     for token, word in enumerate(encoded.word_ids(int(source))):
         if word is not None:
             places.setdefault(word, token)
-    return list(places.values())
+    return places
 
 
 def _check_long(lengths: np.ndarray) -> None:

@@ -93,12 +93,12 @@ class Objective:
         outputs = outputs.astype(np.float64, copy=False)
         if self.classes == 1:
             losses = np.square(outputs[..., 0] - self.labels)
-            return np.where(_finite(outputs), losses, np.inf)
+            return np.where(finite_rows(outputs), losses, np.inf)
         with np.errstate(invalid="ignore"):  # inf - inf of outputs that count as broken below
             top = over_classes(np.maximum, outputs)
             spread = np.log(over_classes(np.add, np.exp(outputs - top[..., None])))
             losses = top + spread - self._of_label(outputs)
-        return np.where(_finite(outputs), losses, np.inf)
+        return np.where(finite_rows(outputs), losses, np.inf)
 
     def slopes(self, outputs: np.ndarray) -> np.ndarray:
         """Return d loss / d outputs of each example, (examples, classes) float64."""
@@ -120,13 +120,23 @@ class Objective:
         Returns:
             Two arrays (examples, classes); 0 for examples that are not finite.
         """
-        slopes = np.where(_finite(outputs)[:, None], self.slopes(outputs), 0.0)
+        slopes = np.where(finite_rows(outputs)[:, None], self.slopes(outputs), 0.0)
         if self.classes == 1:
             return slopes.astype(np.float32), np.ones_like(slopes, dtype=np.float32)
         chances = slopes.copy()
         chances[np.arange(len(self.labels)), self.labels] += 1.0
         spread = chances * (1.0 - chances) * (0.5 * self.classes / (self.classes - 1))
         return slopes.astype(np.float32), spread.astype(np.float32)
+
+    def flaw(self, outputs: np.ndarray) -> str | None:
+        """Return why the metric of a full model is no measure for others; None if it is one.
+
+        Args:
+            outputs: all finite, (examples, classes).
+        """
+        if self.classes == 1 and _correlation(self.metric, outputs[:, 0], self.labels) is None:
+            return f"its outputs are all the same, so that its {self.metric} is not defined"
+        return None
 
     def score(self, outputs: np.ndarray) -> Score:
         """Return metric and mean loss of outputs (examples, classes)."""
@@ -239,14 +249,14 @@ class Objective:
     def _predicted(self, outputs: np.ndarray) -> np.ndarray:
         """Return class ids, (…, examples); of a broken example one that is not the right one."""
         wrong = (self.labels + 1) % self.classes
-        return np.where(_finite(outputs), outputs.argmax(axis=-1), wrong)
+        return np.where(finite_rows(outputs), outputs.argmax(axis=-1), wrong)
 
     def _right(self, outputs: np.ndarray) -> np.ndarray:
         if outputs.shape[-1] >= FEW:
             return np.asarray(self._predicted(outputs) == self.labels)
         # The same, class by class: of equal outputs the first is the model's answer.
         outputs = np.moveaxis(np.ascontiguousarray(np.moveaxis(outputs, -1, 0)), 0, -1)
-        wanted, right = self._of_label(outputs), _finite(outputs)
+        wanted, right = self._of_label(outputs), finite_rows(outputs)
         for number in range(self.classes):
             other = outputs[..., number]
             right &= (other < wanted) | ((other == wanted) & self._not_before[number])
@@ -266,7 +276,8 @@ class Objective:
 
     def _metric(self, outputs: np.ndarray) -> float:
         if self.classes == 1:
-            return _correlation(self.metric, outputs[:, 0].astype(np.float64), self.labels)
+            found = _correlation(self.metric, outputs[:, 0], self.labels)
+            return -1.0 if found is None else found  # the least value
         from sklearn import metrics  # takes a second to import
 
         predicted = self._predicted(outputs)
@@ -312,18 +323,19 @@ def make_objective(
     return Objective(metric, labels, classes)
 
 
-def _correlation(name: str, values: np.ndarray, labels: np.ndarray) -> float:
-    """Undefined correlations (of constants or non-finite values) count as -1, the least value."""
+def _correlation(name: str, values: np.ndarray, labels: np.ndarray) -> float | None:
+    """Return a correlation; None where it is not defined: of constants or non-finite values."""
+    values = values.astype(np.float64)
     if not np.isfinite(values).all() or np.ptp(values) == 0 or np.ptp(labels) == 0:
-        return -1.0
+        return None
     from scipy import stats
 
     function = stats.pearsonr if name == "pearson" else stats.spearmanr
     found = float(function(values, labels).statistic)
-    return found if math.isfinite(found) else -1.0
+    return found if math.isfinite(found) else None
 
 
-def _finite(outputs: np.ndarray) -> np.ndarray:
+def finite_rows(outputs: np.ndarray) -> np.ndarray:
     """Whether all outputs of an example are finite, (…, examples)."""
     with np.errstate(over="ignore", invalid="ignore"):
         # A sum is not finite if a term is not; it may also overflow, so then all are looked at.

@@ -33,6 +33,10 @@ class Perplexity(Objective):
         slopes = np.where(np.isfinite(outputs), self._scale, 0.0).astype(np.float32)
         return slopes, np.zeros_like(slopes)
 
+    def flaw(self, outputs: np.ndarray) -> str | None:
+        """See `Objective.flaw`."""
+        return None if math.isfinite(self._metric(outputs)) else "its perplexity is infinite"
+
     @property
     def _scale(self) -> float:
         return len(self.labels) / float(self.labels.sum())

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from headsearch.errors import ModelError
 from headsearch.heads import HeadSet
 from headsearch.search.astar import Result, Settings, search
 from headsearch.search.guides import Budget, Fisher, Lookahead, Michel
-from headsearch.search.ledger import Ledger
+from headsearch.search.ledger import BrokenBaseline, Ledger
 from headsearch.search.points import gaps
 from headsearch.search.problem import Node, Problem
 from headsearch.search.proposals import ASIDE
@@ -455,3 +456,63 @@ def test_what_is_ready_early_changes_nothing() -> None:
     assert transcript == expected
     assert found.best.rank == plain.best.rank
     assert eager.called > 50
+
+
+class Breaking(Lattice):
+    """Where one of some heads is gone, outputs of some examples are not numbers; nor slopes."""
+
+    breaking = 0
+
+    def of(self, heads: HeadSet) -> np.ndarray:
+        outputs = super().of(heads)
+        broken = [j for j in heads if j < self.breaking]
+        outputs[broken] = (np.nan, np.inf, -np.inf)
+        return outputs
+
+
+def test_heads_that_break_examples_are_weighed_like_any_others() -> None:
+    lattice = Breaking((3, 4), seed=2, max_drop=0.1)
+    lattice.breaking = 4
+    with np.errstate(invalid="ignore"):
+        result, _ = run(lattice, EXHAUSTIVE)
+        best, score = brute_force(lattice)
+    assert (result.best.heads, result.best.score) == (best, score)
+    assert 0 < len(best) < 7
+
+
+@pytest.mark.parametrize("breaking", [10, 28])
+def test_a_search_goes_on_where_most_heads_break_examples(breaking: int) -> None:
+    """More heads than a shortlist holds: those that break nothing, and those still there, first."""
+    lattice = Breaking((14, 14), seed=4, examples=60, max_drop=0.05, effect=0.1, interaction=0.02)
+    lattice.breaking = breaking
+    with np.errstate(invalid="ignore"):
+        result, steps = run(lattice, Settings(max_expansions=3))
+        threshold = lattice.problem.objective.threshold(result.baseline.score, 0.05)
+        assert threshold.feasible(lattice.problem.objective.score(lattice.of(result.best.heads)))
+    assert len(result.best.heads) >= (14 if breaking < 14 else 3)
+    assert steps[-1]["kind"] == "expansion"
+
+
+def test_a_full_model_that_is_broken_itself_is_refused() -> None:
+    class Broken(Lattice):
+        def of(self, heads: HeadSet) -> np.ndarray:
+            outputs = super().of(heads)
+            outputs[[3, 17], 1] = np.nan
+            return outputs
+
+    with pytest.raises(BrokenBaseline, match="must be finite but 2 of 40 are not") as caught:
+        run(Broken((3, 3)), Settings())
+    assert caught.value.rows.tolist() == [3, 17]
+
+
+@pytest.mark.parametrize("metric", REGRESSION)
+def test_a_full_model_whose_correlation_is_undefined_is_refused(metric: str) -> None:
+    class Constant(Lattice):
+        def of(self, heads: HeadSet) -> np.ndarray:
+            return np.full((40, 1), float(len(heads)), np.float32)
+
+    lattice = Constant((3, 3))
+    objective = make_objective(metric, np.arange(40.0), 1)
+    lattice.problem = Problem(lattice.shape, objective, 0.05)
+    with pytest.raises(ModelError, match=f"all the same, so that its {metric} is not defined"):
+        run(lattice, Settings())

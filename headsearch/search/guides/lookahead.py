@@ -8,6 +8,7 @@ import numpy as np
 
 from headsearch.search.guides.base import Path, View, predicted_reach
 from headsearch.search.weight import by_worth
+from headsearch.task.metric import finite_rows
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,16 @@ class Lookahead:
         objective = view.problem.objective
         penalty, worths = self.caution * view.sizes, view.worths
         outputs = view.node.outputs.astype(np.float64)
-        loss = objective.losses(outputs[None]).mean()
+        broken = ~finite_rows(outputs)
+
+        def mean_losses(outputs: np.ndarray) -> np.ndarray:
+            """Return mean losses, (stack,), with none of examples that are broken already."""
+            losses = objective.losses(outputs)
+            if broken.any():
+                losses[:, broken] = 0.0
+            return np.asarray(losses.mean(axis=1))
+
+        (loss,) = mean_losses(outputs[None])
         open_still = np.ones(len(view.heads), dtype=bool)
         pool = np.arange(len(view.heads))  # places that may come to the shortlist
         moves, squares = view.moves, view.squared_moves
@@ -62,16 +72,18 @@ class Lookahead:
                 change = np.einsum("jk,k->j", moves, slopes.ravel())
                 change += np.einsum("jk,k->j", squares, curves.ravel())
                 guess = by_worth(change / len(outputs) + penalty[pool], worths[pool])
-                guess[~open_still[pool] | np.isnan(guess)] = np.inf
+                guess[~np.isfinite(guess)] = np.finfo(guess.dtype).max  # it breaks an example
+                guess[~open_still[pool]] = np.inf
                 ranked = np.argsort(guess, kind="stable")
                 places = np.sort(pool[ranked[: self.shortlist]])
                 places = places[open_still[places]]
                 if len(pool) > self.pool:
                     left = np.sort(ranked[: self.pool])
                     pool, moves, squares = pool[left], moves[left], squares[left]
-            losses = objective.losses(outputs[None] + view.effects[places]).mean(axis=1)
-            costs = by_worth(losses - loss + penalty[places], worths[places])
-            at = int(np.argmin(costs))
+            losses = mean_losses(outputs[None] + view.effects[places])
+            with np.errstate(invalid="ignore"):  # infinite losses, of heads that break an example
+                costs = by_worth(losses - loss + penalty[places], worths[places])
+            at = int(np.argmin(np.where(np.isnan(costs), np.inf, costs)))
             best, loss = places[at], losses[at]
             open_still[best] = False
             outputs = outputs + view.effects[best]
