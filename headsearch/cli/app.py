@@ -293,10 +293,14 @@ def _next_folder(name: str) -> Path:
 def main() -> None:
     """Entry point: every expected error is one line on stderr and exit code 2."""
     try:
-        cli(standalone_mode=True)
+        # Not standalone: click would end with 1 where it is interrupted, which is `NOT_VERIFIED`.
+        sys.exit(cli.main(standalone_mode=False))
     except HeadsearchError as error:
         click.echo(f"headsearch: {error}", err=True)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
         click.echo("headsearch: interrupted", err=True)
         sys.exit(INTERRUPTED)

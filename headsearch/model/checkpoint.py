@@ -64,7 +64,8 @@ def load_model(name: str) -> tuple[nn.Module, Any]:
         try:
             config = AutoConfig.from_pretrained(name, trust_remote_code=False)
             if folder.is_dir() and hasattr(config, RECORD):
-                model = load_pruned(folder)
+                model = load_pruned(folder).float()
+                model.config.dtype = torch.float32
             else:
                 model = _load_stock(name, _auto(config))
             reader = AutoImageProcessor if reads_images(model) else AutoTokenizer

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 
+import headsearch
+
 from headsearch.errors import ModelError, StorageError
 from headsearch.heads import HeadSet
 from headsearch.model.bundle import bundle, rebuild
@@ -54,8 +56,13 @@ def test_load_model_reads_stock_and_narrow_folders(tmp_path: Path, small: Path) 
 
 def test_weights_are_float32_whatever_was_saved(tmp_path: Path) -> None:
     save_folder(tmp_path / "half", tiny_model("BERT").half())
-    model, _ = load_model(str(tmp_path / "half"))
-    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    pruned = headsearch.prune(tiny_model("BERT"), [(0, 1)]).half()
+    headsearch.save_pruned(pruned, tmp_path / "narrow", tiny_tokenizer())
+    assert {p.dtype for p in load_pruned(tmp_path / "narrow").parameters()} == {torch.float16}
+    for name in ("half", "narrow"):
+        model, _ = load_model(str(tmp_path / name))
+        assert {p.dtype for p in model.parameters()} == {torch.float32}
+        assert model.config.dtype == torch.float32
 
 
 @pytest.mark.parametrize(

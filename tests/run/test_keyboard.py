@@ -127,3 +127,26 @@ def test_bash_completes_commands_options_and_values(tmp_path: Path) -> None:
     assert complete("headsearch", "status", "--w") == ["--watch"]
     assert complete("headsearch", "run", "--metric", "p") == ["pearson", "perplexity"]
     assert complete("headsearch", "run", "m", "--max-ev") == ["--max-evaluations"]
+
+
+@pytest.mark.parametrize(
+    ("target", "options"),
+    [
+        ("headsearch.run.command.verify", ("verify", "model", "--data", "dev.csv")),
+        ("headsearch.run.plan.make_plan", ("plan", "model", "--data", "dev.csv")),
+        ("headsearch.run.export.export", ("export", "run", "--format", "zeroed", "--out", "small")),
+        ("headsearch.run.latency.latency", ("latency", "model")),
+        ("headsearch.run.findings.gather", ("report", "run")),
+        ("headsearch.cli.app._config", ("run", "model", "--data", "dev.csv")),
+    ],
+)
+def test_whatever_is_interrupted_does_not_look_as_if_it_had_failed(
+    target: str, options: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, headsearch: Any
+) -> None:
+    def interrupted(*args: Any, **options: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(target, interrupted)
+    done = headsearch(*options)
+    assert (done.code, done.out) == (130, "")
+    assert done.err.strip() == "headsearch: interrupted"
