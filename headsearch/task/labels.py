@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,9 @@ def class_ids(
 ) -> np.ndarray:
     """Return class ids, (examples,) int64.
 
+    Names that are written as numbers ("1" to "5" for 0 to 4, say) are told from ids by the whole
+    column: texts are names if all of them are, numbers are ids unless one of them is none.
+
     Args:
         values: ids (also as floats or digits) or names of `id2label`.
         column: where they come from, for errors.
@@ -30,15 +33,18 @@ def class_ids(
         rows: the row of each value, for errors; by default they are rows.
 
     Raises:
-        DataError: a label is null or unknown.
+        DataError: a label is null or unknown, or numbers may be either ids or names.
     """
     ids = {str(name): int(i) for i, name in id2label.items()}
+    named = _named(values, ids)
+    if feature_names is None:
+        named |= _named_by_numbers(values, column, ids, classes)
     renumber = None
     if feature_names is not None and all(name in ids for name in feature_names):
         renumber = [ids[name] for name in feature_names]
     found = np.empty(len(values), dtype=np.int64)
     for row, value in enumerate(values):
-        number = _class_id(value, ids)
+        number = named.get(value, _class_id(value)) if isinstance(value, Hashable) else None
         if number is not None and renumber is not None and not isinstance(value, str):
             number = renumber[number] if 0 <= number < len(renumber) else None
         if number is None or not 0 <= number < classes:
@@ -145,10 +151,47 @@ def target_values(values: Sequence[Any], column: str) -> np.ndarray:
     return found
 
 
-def _class_id(value: Any, ids: Mapping[str, int]) -> int | None:
+def _named(values: Sequence[Any], ids: Mapping[str, int]) -> dict[Any, int]:
+    """Return the class ids of texts that are names.
+
+    Of those that are written as numbers too, where all of such texts are names.
+    """
+    texts = {value for value in values if isinstance(value, str)}
+    numbers = {text for text in texts if _class_id(text) is not None}
+    if not numbers <= ids.keys():
+        texts -= numbers
+    return {text: ids[text] for text in texts if text in ids}
+
+
+def _named_by_numbers(
+    values: Sequence[Any], column: str, ids: Mapping[str, int], classes: int
+) -> dict[Any, int]:
+    """Return the class ids of numbers that are names: a CSV file does not tell the two apart."""
+    flags = {value for value in values if isinstance(value, bool)}
+    if flags and {"True", "False"} <= ids.keys():
+        return {flag: ids[str(flag)] for flag in flags}
+    numbers = {
+        value: number
+        for value in values
+        if isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+        if (number := _class_id(value)) is not None
+    }
+    if not numbers or not {str(number) for number in numbers.values()} <= ids.keys():
+        return {}
+    found = {value: ids[str(number)] for value, number in numbers.items()}
+    if all(0 <= number < classes for number in numbers.values()):
+        for value, number in numbers.items():
+            if found[value] != number:
+                raise DataError(
+                    f"column {column!r} must tell names from ids but {number} may be the class of "
+                    f"that name, with id {found[value]}, or of that id; have texts be read as "
+                    "names: from a JSON-lines or Parquet file"
+                )
+    return found
+
+
+def _class_id(value: Any) -> int | None:
     if isinstance(value, str):
-        if value in ids:
-            return ids[value]
         # No class id has 19 digits, and int() refuses thousands of them.
         return int(value) if value.isascii() and value.isdigit() and len(value) < 19 else None
     if isinstance(value, (int, np.integer)):

@@ -143,6 +143,56 @@ def test_default_names_and_names_made_of_digits() -> None:
     assert from_rows(stars, id2label={0: "1", 1: "2"}, classes=2).labels.tolist() == [0, 1]
 
 
+STARS = {0: "1", 1: "2", 2: "3"}
+
+
+@pytest.mark.parametrize(
+    ("labels", "ids"),
+    [
+        (["1", "2", "3"], [0, 1, 2]),
+        (["0", "1", "2"], [0, 1, 2]),  # texts, but one of them is no name
+        ([1, 2, 3], [0, 1, 2]),  # as a CSV file has them: one of them is no id
+        ([1.0, 3.0], [0, 2]),
+        ([0, 1, 2], [0, 1, 2]),
+        (np.array([3, 1]), [2, 0]),
+        (["1", 0], [0, 0]),
+    ],
+)
+def test_names_that_are_numbers_are_told_from_ids_by_the_whole_column(
+    labels: Any, ids: list[int]
+) -> None:
+    rows = {"text": ["a"] * len(labels) + ["b"], "label": [*labels, labels[-1]]}
+    if len(set(ids)) > 1:
+        assert from_rows(rows, id2label=STARS, classes=3).labels.tolist() == [*ids, ids[-1]]
+    else:
+        with pytest.raises(DataError, match="must not all be the same"):
+            from_rows(rows, id2label=STARS, classes=3)
+
+
+@pytest.mark.parametrize("labels", [[1, 2], [2.0, 1.0]])
+def test_numbers_that_may_be_names_or_ids_are_refused(labels: list[Any]) -> None:
+    with pytest.raises(DataError, match="must tell names from ids but . may be the class of that"):
+        from_rows({"text": ["a", "b"], "label": labels}, id2label=STARS, classes=3)
+    # Where names and ids agree it does not matter.
+    same = from_rows({"text": ["a", "b"], "label": labels}, id2label=dict(enumerate("012")))
+    assert same.labels.tolist() == [int(label) for label in labels]
+
+
+def test_true_and_false_are_names_where_the_model_has_them() -> None:
+    rows = {"text": ["a", "b"], "label": [True, False]}
+    turned = from_rows(rows, id2label={0: "True", 1: "False"}, classes=2)
+    assert turned.labels.tolist() == [0, 1]
+    assert from_rows(rows, id2label={0: "neg", 1: "pos"}, classes=2).labels.tolist() == [1, 0]
+
+
+def test_the_ids_of_a_class_label_are_never_names() -> None:
+    features = datasets.Features(
+        {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["a", "b", "c"])}
+    )
+    rows = datasets.Dataset.from_dict({"text": ["x", "y"], "label": [1, 2]}, features=features)
+    assert from_rows(rows, id2label=STARS, classes=3).labels.tolist() == [1, 2]
+
+
 def test_regression_labels_are_numbers() -> None:
     found = from_rows({"text": list("abc"), "label": ["1.5", -2, 0.25]}, classes=1)
     assert found.labels.tolist() == [1.5, -2.0, 0.25]
