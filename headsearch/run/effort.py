@@ -41,6 +41,8 @@ EXPANSION = ((0, 0.25), (0, 0.5), (0, 1.0))
 # The same where what misses the budget is given up half way.
 BEGIN_GIVEN_UP = ((20, 0.25), (40, 0.25), (80, 1.0))
 EXPANSION_GIVEN_UP = ((5, 0.05), (15, 0.0625), (25, 0.5))
+# No float holds two to a much larger power.
+MOST_POWER = 1000
 # Gradients are measured about once for so many heads: two rollouts, after every 12 heads each.
 HEADS_PER_GRADIENT = 6
 # Seconds of a search that no worker shares, the same for each example, and examples' worth of work.
@@ -80,7 +82,7 @@ def expected_evaluations(heads: int, config: RunConfig) -> Range | None:
     ends = [n for n in (config.patience or None, config.max_expansions) if n is not None]
     if not ends:
         return None if most == float("inf") else Range(most, most, most)
-    most = min(most, 2.0**heads)
+    most = min(most, 2.0 ** min(heads, MOST_POWER))
     begin, expansion = BEGIN, EXPANSION
     if config.metric == ACCURACY:
         begin, expansion = BEGIN_GIVEN_UP, EXPANSION_GIVEN_UP

@@ -14,11 +14,11 @@ from typing import Any
 from torch import nn
 
 from headsearch import __version__
-from headsearch.errors import DataError, InputError
+from headsearch.errors import DataError, InputError, ModelError
 from headsearch.heads import HeadMap
 from headsearch.model.bundle import ModelBundle, bundle
 from headsearch.model.checkpoint import load_model
-from headsearch.model.families import head_map, kind_of, max_tokens, reads_images
+from headsearch.model.families import head_map, kind_of, max_tokens, reads_images, vocabulary
 from headsearch.run.config import RunConfig
 from headsearch.task.batches import BatchedData, tokenise
 from headsearch.task.data import Examples, load_examples
@@ -138,9 +138,11 @@ def make_task(
     def tokenised(part: Examples) -> BatchedData:
         if reads_images(model):
             return batch_images(part, tokenizer)
-        return tokenise(
+        batched = tokenise(
             part, tokenizer, max_length=config.max_length, max_positions=max_tokens(model)
         )
+        _check_vocabulary(batched, tokenizer, vocabulary(model))
+        return batched
 
     data = tokenised(examples)
     with about_certify_data():
@@ -158,6 +160,17 @@ def make_task(
         certify=held,
         certify_repeats=0 if certify is None else repeats(certify),
     )
+
+
+def _check_vocabulary(data: BatchedData, tokenizer: Any, known: int | None) -> None:
+    """Check that the model has an embedding of every token."""
+    largest = max(int(batch.arrays["input_ids"].max()) for batch in data.batches)
+    if known is not None and largest >= known:
+        raise ModelError(
+            f"the tokenizer's ids must be below {known}, the model's vocabulary, but "
+            f"{tokenizer.convert_ids_to_tokens(largest)!r} is {largest}: it is not the model's "
+            "own, or tokens were added to it (see `resize_token_embeddings`)"
+        )
 
 
 def _fingerprint(parts: ModelBundle, data: BatchedData, config: RunConfig) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
@@ -13,11 +14,12 @@ def operating_points(nodes: Iterable[Node]) -> list[Node]:
 
     One for each weight at most, by default for each number of removed heads; ties go to the lower
     loss, then the smaller bitset. Infeasible nodes count too: a budget given later picks from the
-    same list. What was given up half way has no metric, and is left out.
+    same list. What was given up half way has no metric, and is left out; so is what has an infinite
+    one: where a perplexity can't be told.
     """
     best: dict[int, Node] = {}
     for node in nodes:
-        if not node.whole:
+        if not math.isfinite(node.score.metric):
             continue
         held = best.get(node.weight)
         if held is None or _order(node) < _order(held):

@@ -10,7 +10,6 @@ fraction of an evaluation.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import lru_cache
 
 import numpy as np
 
@@ -36,7 +35,7 @@ class Sharpener:
     def __init__(self, ledger: Ledger, evaluations: int) -> None:
         self._ledger, self._evaluations = ledger, evaluations
         self._refuted = 0  # heads of sets that miss the budget within one that meets it, as bits
-        self._path = lru_cache(maxsize=1)(self._path_outside)
+        self._last: tuple[tuple[int, int, bool], tuple[tuple[int, ...], int]] | None = None
 
     def run(self) -> None:
         """Go on until the evaluations are spent, or no more disjoint set is found."""
@@ -89,6 +88,18 @@ class Sharpener:
     def _taken(self) -> int:
         """Return the heads that no further set may have, as bits."""
         return self._refuted | union(self._ledger.bounds.packing())
+
+    def _path(self, taken: int) -> tuple[tuple[int, ...], int]:
+        """Return `_path_outside`; of what was looked at last, if the same is known as then.
+
+        Workers that idle have it looked at too, and whether they do must not change an answer.
+        """
+        ledger, total = self._ledger, self._ledger.problem.shape.total
+        singles = HeadSet.of(j for j in range(total) if ledger.is_whole(HeadSet.of([j])))
+        known = (taken, singles.bits, HeadSet() in ledger.slopes)
+        if self._last is None or self._last[0] != known:
+            self._last = known, self._path_outside(taken)
+        return self._last[1]
 
     def _path_outside(self, taken: int) -> tuple[tuple[int, ...], int]:
         """Return other heads, most predicted damage first, and how many should miss the budget.

@@ -220,7 +220,21 @@ def _texts(values: list[Any], column: str) -> list[str]:
             f"column {column!r} must hold texts but {len(wrong)} of {len(values)} are not: "
             f"row {wrong[0]} is {kind}"
         )
+    _check_characters(values, column)
     return values
+
+
+def _check_characters(values: Sequence[str | Sequence[str]], column: str) -> None:
+    """Check that there are no halves of characters, which no tokenizer takes."""
+    for row, value in enumerate(values):
+        try:
+            "".join(value).encode()
+        except UnicodeEncodeError as error:
+            half = ascii(error.object[error.start])
+            raise DataError(
+                f"column {column!r} must hold valid Unicode but row {row} has {half}, half of a "
+                "character"
+            ) from None
 
 
 def _inputs(values: list[Any], column: str, kind: str, images: bool) -> list[Any]:
@@ -242,6 +256,7 @@ def _words(values: list[Any], column: str) -> list[list[str]]:
             )
         if not words:
             raise DataError(f"column {column!r} must hold words but row {row} has none")
+    _check_characters(values, column)
     return [list(value) for value in values]
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from transformers import BertConfig, BertModel, XLNetConfig, XLNetForSequenceClassification
+from transformers import AutoTokenizer, BertConfig, BertModel, XLNetConfig, XLNetForSequenceClassification
 
 from tests.tiny import BERT_LIKE
 from tests.words import tiny_tokenizer
@@ -85,6 +85,19 @@ def test_texts_with_nulls(refuse: Any, tmp_path: Path) -> None:
 def test_data_that_the_tokenizer_does_not_know(refuse: Any, tmp_path: Path) -> None:
     data = csv(tmp_path / "d.csv", text=["x y z", "q r"], label=["pos", "neg"])
     refuse("of the tokens are unknown to the tokenizer", data=data)
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model(
+    refuse: Any, tmp_path: Path, assets: Any
+) -> None:
+    folder = tmp_path / "grown"
+    shutil.copytree(assets.model, folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens([*(f"[{i}]" for i in range(20)), "[URL]"])
+    tokenizer.save_pretrained(folder)
+    words = tokenizer.get_vocab()
+    data = csv(tmp_path / "d.csv", text=["good1", "bad1 [URL]"], label=["pos", "neg"])
+    refuse(f"the model's vocabulary, but '[URL]' is {words['[URL]']}", model=folder, data=data)
 
 
 def test_missing_model(refuse: Any) -> None:

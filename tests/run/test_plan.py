@@ -140,6 +140,13 @@ def test_what_was_measured_lies_in_the_expected_range(metric: str, pair: str, he
     assert max(taken) <= expected.high
 
 
+@pytest.mark.parametrize("heads", [1024, 100_000])
+def test_the_largest_models_have_an_expectation(heads: int) -> None:
+    found = expected_evaluations(heads, RunConfig(model="m", data="d"))
+    assert found is not None
+    assert heads / 4 < found.low < found.expected < found.high < 10 * heads
+
+
 def test_no_more_is_expected_than_there_are_sets_of_heads() -> None:
     found = expected_evaluations(3, RunConfig(model="m", data="d"))
     assert found is not None

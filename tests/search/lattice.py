@@ -17,6 +17,8 @@ class Lattice:
     Args:
         heads_per_layer: the shape.
         interaction: size of the pairwise terms; large ones make the metric far from monotone.
+        noise: by how much gradients are off what removing a head does.
+        idle: whether there are workers that look at what is likely to come next.
     """
 
     def __init__(
@@ -30,6 +32,8 @@ class Lattice:
         interaction: float = 0.3,
         max_drop: float = 0.05,
         hardest_first: bool = False,
+        noise: float = 0.0,
+        idle: bool = True,
     ) -> None:
         random = np.random.default_rng(seed)
         self.shape = HeadMap(heads_per_layer)
@@ -38,7 +42,7 @@ class Lattice:
         labels[:classes] = np.arange(classes)
         base = random.normal(size=(examples, classes))
         base[np.arange(examples), labels] += 1.5
-        self._base = base
+        self._base, self._noise, self._idle = base, noise, idle
         self._single = random.normal(size=(total, examples, classes)) * effect
         self._pair = random.normal(size=(total, total, examples, classes)) * interaction
         objective = make_objective("accuracy", labels, classes)
@@ -63,7 +67,7 @@ class Lattice:
         ready: Ready = lambda state, answer: None,
     ) -> list[list[np.ndarray]]:
         self.questions.append(list(asks))
-        self.expected.append(list(ahead()))
+        self.expected.append(list(ahead()) if self._idle else [])
         answers = []
         for ask in asks:
             if ask.kind == GRADIENTS:
@@ -92,7 +96,10 @@ class Lattice:
             np.zeros_like(self._base) if j in state else self.of(state) - self.of(state.add(j))
             for j in range(self.shape.total)
         ]
-        return np.stack(columns, axis=2).astype(np.float32)
+        slopes = np.stack(columns, axis=2)
+        off = np.random.default_rng(state.bits).normal(size=slopes.shape) * self._noise
+        off[:, :, list(state)] = 0.0
+        return (slopes + off).astype(np.float32)
 
 
 def every_state(shape: HeadMap) -> list[HeadSet]:

@@ -18,6 +18,7 @@ from headsearch.search.problem import Node, Problem
 from headsearch.search.proposals import ASIDE
 from headsearch.search.rollouts import Rollout
 from headsearch.task.metric import REGRESSION, Score, make_objective
+from headsearch.task.readout import SEQUENCES
 from tests.search.lattice import Lattice, brute_force, every_state
 
 EXHAUSTIVE = Settings(patience=None)
@@ -516,3 +517,33 @@ def test_a_full_model_whose_correlation_is_undefined_is_refused(metric: str) -> 
     lattice.problem = Problem(lattice.shape, objective, 0.05)
     with pytest.raises(ModelError, match=f"all the same, so that its {metric} is not defined"):
         run(lattice, Settings())
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("hardest_first", [False, True])
+def test_what_idle_workers_look_at_changes_nothing(seed: int, hardest_first: bool) -> None:
+    idle, busy = (
+        run(
+            Lattice((5, 5), seed=seed, noise=0.3, hardest_first=hardest_first, idle=idle),
+            Settings(patience=2),
+        )[1]
+        for idle in (True, False)
+    )
+    assert json.dumps(idle) == json.dumps(busy)
+
+
+def test_what_has_no_perplexity_is_no_operating_point() -> None:
+    class Text(Lattice):
+        def of(self, heads: HeadSet) -> np.ndarray:
+            surprise = np.full((40, 1), 60.0 + 0.6 * len(heads), np.float32)
+            return surprise * (np.float32("nan") if heads == self.shape.full else np.float32(1))
+
+    lattice = Text((2, 2))
+    objective = make_objective("perplexity", np.full(40, 20), 1, SEQUENCES)
+    lattice.problem = Problem(lattice.shape, objective, 0.5)
+    lattice._base = np.zeros((40, 1))
+    with np.errstate(invalid="ignore"):
+        result, steps = run(lattice, EXHAUSTIVE)
+    assert any(row[0] == "f" and row[1] is None for step in steps for row in step["scored"])
+    assert [len(node.heads) for node in result.points] == [3, 2, 1, 0]
+    assert result.best == result.points[0]

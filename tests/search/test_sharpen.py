@@ -96,6 +96,31 @@ def test_what_it_will_ask_is_expected_for_workers_that_would_idle() -> None:
     assert sum(state in expected for state in asked) >= len(asked) / 2
 
 
+@pytest.mark.parametrize(("seed", "noise"), [(10, 0.3), (20, 1.0), (21, 0.3), (32, 0.3)])
+@pytest.mark.parametrize("proposals", [0, 8])
+def test_workers_that_idle_change_nothing(seed: int, noise: float, proposals: int) -> None:
+    """They have it looked at what comes next, at times when less is known than later."""
+    settings = Settings(proposals=proposals, bound_evaluations=15, patience=2)
+    idle, busy = (
+        run(
+            Lattice(
+                (6, 6),
+                seed=seed,
+                examples=60,
+                effect=0.35,
+                interaction=0.03,
+                max_drop=0.1,
+                noise=noise,
+                idle=idle,
+            ),
+            settings,
+        )[1]
+        for idle in (True, False)
+    )
+    assert any(step["kind"] == "bound" for step in busy)
+    assert json.dumps(idle) == json.dumps(busy)
+
+
 def test_same_inputs_same_steps() -> None:
     first, second = (run(Lattice((4, 4), seed=3, **MONOTONE), sharpened(15))[1] for _ in range(2))
     assert json.dumps(first) == json.dumps(second)

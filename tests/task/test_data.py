@@ -222,6 +222,10 @@ def test_max_examples_takes_a_seeded_part_in_source_order() -> None:
         ({"text": ["a", None], "label": [0, 1]}, "1 of 2 are not: row 1 is null"),
         ({"text": ["a", 7], "label": [0, 1]}, "1 of 2 are not: row 1 is of type int"),
         (
+            {"text": ["a", "cut \ud83d"], "label": [0, 1]},
+            "column 'text' must hold valid Unicode but row 1 has '\\ud83d', half of a character",
+        ),
+        (
             {"text": ["a", "b"], "label": [0, "great"]},
             "labels of the model, neg (0), pos (1), mixed (2), but row 1 is 'great'",
         ),

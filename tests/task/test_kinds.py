@@ -53,6 +53,7 @@ def test_tags_of_a_data_set_are_followed_by_name() -> None:
     [
         ({"text": ["a", "b"], "label": ["O"]}, "row 3 has 1 labels for 2 words"),
         ({"text": ["a"], "label": ["ORG"]}, "but row 3 is 'ORG'"),
+        ({"text": ["a", "\udc00"], "label": ["O", "O"]}, "valid Unicode but row 3 has"),
         ({"text": "a b", "label": ["O"]}, "'text' must hold lists of words"),
         ({"text": [], "label": []}, "must hold words but row 3 has none"),
         ({"text": ["a"], "label": "O"}, "must hold a label for each word but row 3 is 'O'"),

@@ -26,6 +26,7 @@ from headsearch.model.families.registry import (
     max_tokens,
     reads_images,
     register_family,
+    vocabulary,
 )
 from headsearch.model.families.slicing import head_rows, take_inputs, take_outputs
 
@@ -54,4 +55,5 @@ __all__ = [
     "register_family",
     "take_inputs",
     "take_outputs",
+    "vocabulary",
 ]

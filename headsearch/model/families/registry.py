@@ -162,6 +162,15 @@ def head_map(model: nn.Module) -> HeadMap:
     return HeadMap(tuple(layer.heads for layer in family_of(model).layers(model)))
 
 
+def vocabulary(model: nn.Module) -> int | None:
+    """Return how many tokens the model has embeddings of; None where that can't be told."""
+    whole: Any = model
+    try:
+        return int(whole.get_input_embeddings().num_embeddings)
+    except (AttributeError, NotImplementedError):  # what reads pixels has none
+        return None
+
+
 def max_tokens(model: nn.Module) -> int | None:
     """Return the longest input that the model has positions for, in tokens; None if any is."""
     whole: Any = model
