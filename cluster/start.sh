@@ -4,8 +4,9 @@
 #
 #   start.sh RUN MODEL DATA [options of `headsearch run`]
 #
-# A run that exists keeps what it was asked, and the options are not read. To change a budget, call
-# `headsearch resume RUN` with it. Exit codes are those of headsearch.
+# A run that exists keeps what it was asked, and the options are not read, but for `--map`: no code is
+# run because a file names it. To change a budget, call `headsearch resume RUN` with it. Exit codes
+# are those of headsearch.
 set -euo pipefail
 
 if [ "$#" -lt 3 ]; then
@@ -16,7 +17,16 @@ run=$1 model=$2 data=$3
 shift 3
 
 if [ -f "$run/config.json" ]; then
-    exec headsearch resume "$run" --engine ray --ray-address auto
+    map=() before=
+    for option in "$@"; do
+        if [ "$before" = --map ]; then
+            map=(--map "$option")
+        elif [[ "$option" == --map=* ]]; then
+            map=("$option")
+        fi
+        before=$option
+    done
+    exec headsearch resume "$run" --engine ray --ray-address auto ${map[@]+"${map[@]}"}
 fi
 # A start that was killed before it wrote config.json leaves the folder without it, and headsearch
 # wants to make the folder itself. If anything else is in there, headsearch says so and stops.

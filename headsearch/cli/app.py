@@ -20,6 +20,7 @@ from headsearch.cli.options import PATH
 from headsearch.errors import HeadsearchError
 from headsearch.run.config import EXPORT_FORMATS, RunConfig
 from headsearch.run.options import read_options
+from headsearch.task.metric import METRICS
 
 INTERRUPTED = 130
 NOTHING_FOUND = 3
@@ -124,14 +125,21 @@ def status(folder: Path, stay: bool, as_json: bool) -> None:
 )
 @click.argument("target", metavar="RUN_OR_MODEL", type=PATH)
 @click.option("--data", help="Score on other data, with the columns that the run used.")
+@click.option("--metric", type=click.Choice(METRICS), metavar="NAME", help="Of a model. [its own]")
+@options.columns
+@click.option("--max-length", type=int, help="Cut texts to so many tokens.")
 @click.option("--json", "as_json", is_flag=True, help="Print the scores as JSON.")
 @options.map_by
-def verify(target: Path, data: str | None, as_json: bool, map: str | None) -> None:
-    """Score a run's mask, or a model, again by the plain transformers forward."""
+def verify(target: Path, data: str | None, as_json: bool, map: str | None, **given: Any) -> None:
+    """Score a run's mask, or a model, again by the plain transformers forward.
+
+    A run knows its metric and columns; of a model they are given, as to `headsearch run`.
+    """
     from headsearch.report.summary import verify_lines
     from headsearch.run import command
 
-    scores = command.verify(target, data, map)
+    given = {name: value for name, value in given.items() if value is not None}
+    scores = command.verify(target, data, map, given)
     click.echo(json.dumps(scores, indent=1) if as_json else "\n".join(verify_lines(scores)))
     if not scores.get("verified", True):
         sys.exit(NOT_VERIFIED)
@@ -301,6 +309,11 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
+    except OSError as error:
+        if error.filename is None:  # not about a path that a user gave
+            raise
+        click.echo(f"headsearch: can't use {error.filename}: {error.strerror}", err=True)
+        sys.exit(HeadsearchError.exit_code)
     except (click.Abort, KeyboardInterrupt):
         click.echo("headsearch: interrupted", err=True)
         sys.exit(INTERRUPTED)

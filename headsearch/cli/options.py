@@ -36,10 +36,8 @@ def together(*decorators: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return apply
 
 
-# Model, data and metric: what a run is about.
-_asked = together(
-    click.argument("model", required=False, metavar="MODEL"),
-    click.option("--data", cls=Common, help="CSV, JSON lines, Parquet, folder or hub name."),
+# What of the data is read.
+columns = together(
     click.option("--subset", help="Configuration of a hub data set."),
     click.option("--split", help="Split of a hub data set or a saved folder."),
     click.option("--text-column", cls=Common, metavar="NAME", help="Texts. [text]"),
@@ -48,6 +46,12 @@ _asked = together(
     click.option(
         "--image-column", metavar="NAME", help="Images, of models that read them. [image]"
     ),
+)
+# Model, data and metric: what a run is about.
+_asked = together(
+    click.argument("model", required=False, metavar="MODEL"),
+    click.option("--data", cls=Common, help="CSV, JSON lines, Parquet, folder or hub name."),
+    columns,
     click.option(
         "--metric",
         cls=Common,

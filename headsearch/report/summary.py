@@ -41,11 +41,22 @@ def search_claims(result: dict[str, Any]) -> list[str]:
         f"{result['evaluations']:g} evaluations, {result['gradient_passes']} gradient passes, "
         f"{result['expansions']} expansions, {result['wall_seconds']:.0f} s; "
         f"stopped: {result['stopped']}.",
-        "This is the most that any set of heads allows: all were scored."
-        if weight["optimal"]
-        else "No claim that more is impossible: the search did not score every set of heads.",
+        _optimal_text(result, weight["optimal"]),
         *_assumed_lines(bound),
     ]
+
+
+def _optimal_text(result: dict[str, Any], optimal: bool) -> str:
+    """Say whether more could go, and by what that is known."""
+    if not optimal:
+        return "No claim that more is impossible: the search did not score every set of heads."
+    if result["best"]["heads_removed"] == result["heads"]:
+        return "This is the most that can go: all heads went."
+    dtype = result.get("engine", {}).get("dtype", "float32")
+    return (
+        "This is the most that any set of heads allows: all that would save more were scored"
+        f"{'' if dtype == 'float32' else f', in {dtype}'}."
+    )
 
 
 def _saved_lines(weight: dict[str, Any]) -> list[str]:

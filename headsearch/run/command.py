@@ -7,12 +7,14 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from headsearch.errors import HeadsearchError, InputError, ModelError, RunFolderError
 from headsearch.heads import HeadSet
+from headsearch.model.checkpoint import load_model
+from headsearch.model.families import kind_of
 from headsearch.run import engines
 from headsearch.run.config import RunConfig
 from headsearch.run.folder import (
@@ -23,14 +25,18 @@ from headsearch.run.folder import (
     TRANSCRIPT,
     WEIGHT,
     RunFolder,
+    Transcript,
     check_free,
 )
-from headsearch.run.prepare import Task, load_task
+from headsearch.run.prepare import Task, load_data, load_task, make_task
 from headsearch.run.session import Outcome, Watcher, run_search
 from headsearch.run.verify import plain_score
 from headsearch.run.weighing import weigh
 from headsearch.search.weight import HEADS, Weight
+from headsearch.task.metric import metrics_for
 
+# What a result claims, and a resumed run may change.
+CLAIMED = ("max_drop", "confidence", "certify_data", "certify_fraction")
 # Seconds between two writings of progress.json while nothing is committed.
 PROGRESS_INTERVAL = 5.0
 
@@ -56,12 +62,12 @@ def start(config: RunConfig, out: Path, watcher: Watcher, memo: Path | None = No
         out, config, task.fingerprint, memo, task.bundle.weights_fingerprint()
     )
     try:
-        return _search(task, config, choice, folder, watcher)
+        with folder.claim() as transcript:
+            return _search(task, config, choice, folder, transcript, watcher)
     except HeadsearchError as error:
-        transcript = out / TRANSCRIPT
         # The search did not start, or found at once that there is nothing to compare with.
-        begun = transcript.exists()
-        if not begun or (isinstance(error, ModelError) and not transcript.stat().st_size):
+        begun = (out / PROGRESS).exists()
+        if not begun or (isinstance(error, ModelError) and not (out / TRANSCRIPT).stat().st_size):
             shutil.rmtree(out, ignore_errors=True)
         raise
 
@@ -69,24 +75,31 @@ def start(config: RunConfig, out: Path, watcher: Watcher, memo: Path | None = No
 def resume(folder: RunFolder, changes: dict[str, Any], watcher: Watcher) -> Outcome:
     """Go on with a run, with changed budgets if asked; every score in its memo is used.
 
-    Confidence and certify data may change too: neither has a part in the search.
+    Confidence and certify data may change too: neither has a part in the search. Where what is
+    claimed changes, the mask and result of before are removed first, so that none is ever there
+    beside a `config.json` that asks something else.
 
     Raises:
-        RunFolderError: model or data are no longer what the run began with.
+        RunFolderError: model or data are no longer what the run began with, or another process is
+            working on the run.
     """
-    config, fingerprint = folder.config()
-    config = dataclasses.replace(config.allowing(changes.get("map")), **changes)
-    task = load_task(config)
-    if task.fingerprint != fingerprint:
-        raise RunFolderError(
-            f"model, data or library versions differ from those that {folder.path} began with; "
-            "start a new run"
+    with folder.claim() as transcript:
+        before, fingerprint = folder.config()
+        config = dataclasses.replace(before.allowing(changes.get("map")), **changes)
+        task = load_task(config)
+        if task.fingerprint != fingerprint:
+            raise RunFolderError(
+                f"model, data or library versions differ from those that {folder.path} began "
+                "with; start a new run"
+            )
+        choice = engines.choose(config, task)
+        if any(getattr(config, name) != getattr(before, name) for name in CLAIMED):
+            for name in (MASK, CERTIFIED_MASK, RESULT):
+                folder.remove(name)
+        folder.write_config(
+            config, fingerprint, folder.memo_elsewhere, task.bundle.weights_fingerprint()
         )
-    choice = engines.choose(config, task)
-    folder.write_config(
-        config, fingerprint, folder.memo_elsewhere, task.bundle.weights_fingerprint()
-    )
-    return _search(task, config, choice, folder, watcher)
+        return _search(task, config, choice, folder, transcript, watcher)
 
 
 def _search(
@@ -94,6 +107,7 @@ def _search(
     config: RunConfig,
     choice: engines.Choice,
     folder: RunFolder,
+    transcript: Transcript,
     watcher: Watcher,
 ) -> Outcome:
     saves = _weight(task, config, folder)  # before workers keep the machine busy
@@ -103,16 +117,16 @@ def _search(
         try:
             progress = _ProgressFile(folder, watcher)
             try:
-                with folder.transcript() as transcript:
-                    outcome = run_search(
-                        task,
-                        config,
-                        workers,
-                        store,
-                        saves=saves,
-                        watcher=progress,
-                        on_step=transcript.write,
-                    )
+                transcript.begin()
+                outcome = run_search(
+                    task,
+                    config,
+                    workers,
+                    store,
+                    saves=saves,
+                    watcher=progress,
+                    on_step=transcript.write,
+                )
                 folder.write_json(MASK, outcome.mask)
                 if outcome.certified_mask is None:  # one of another confidence may be there
                     folder.remove(CERTIFIED_MASK)
@@ -167,7 +181,12 @@ class _ProgressFile:
             self._folder.write_json(PROGRESS, {"state": state, **self._values})
 
 
-def verify(target: Path, data: str | None = None, map_by: str | None = None) -> dict[str, Any]:
+def verify(
+    target: Path,
+    data: str | None = None,
+    map_by: str | None = None,
+    given: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """Score a run's mask, or a model, by the plain path alone.
 
     Args:
@@ -175,6 +194,8 @@ def verify(target: Path, data: str | None = None, map_by: str | None = None) -> 
         data: other data than the run's, with the same columns; the threshold is then taken
             from the full model's metric on that data.
         map_by: FILE.py:FUNCTION that the data go through, see `task.mapping`.
+        given: other options of a `RunConfig`, of a model alone: a run's are known. By default its
+            metric is the first that fits it.
 
     Returns:
         JSON values: metric, examples, baseline and pruned score, threshold, whether it is met.
@@ -184,6 +205,9 @@ def verify(target: Path, data: str | None = None, map_by: str | None = None) -> 
     """
     if (target / "config.json").is_file() and "asked" in _json(target / "config.json"):
         folder = RunFolder.open(target)
+        if given:
+            names = ", ".join(f"`{name}`" for name in given)
+            raise InputError(f"{names} must not be given with a run, which has its own: {target}")
         mask = folder.read_json(MASK)
         if mask is None:
             raise RunFolderError(f"{target} has no {MASK} yet: the run is not done")
@@ -196,8 +220,13 @@ def verify(target: Path, data: str | None = None, map_by: str | None = None) -> 
         return _verify_mask(config, mask)
     if data is None:
         raise InputError(f"{target} is not a run folder; a model needs --data to be verified on")
-    config = RunConfig(model=str(target), data=data, map=map_by)
-    task = load_task(config)
+    config = RunConfig(model=str(target), data=data, map=map_by, **(given or {}))
+    model, tokenizer = load_model(config.model)
+    if "metric" not in (given or {}):
+        settings: Any = model.config
+        fitting = metrics_for(settings.num_labels, kind_of(model))
+        config = dataclasses.replace(config, metric=fitting[0])
+    task = make_task(model, tokenizer, load_data(config, model), config)
     score = plain_score(task.model, task.data, task.objective, HeadSet())
     return {
         "metric": config.metric,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from headsearch.errors import InputError
 from headsearch.memo.sqlite import SqliteStore
 from headsearch.memo.store import MemoStore
 from headsearch.run.config import RunConfig
+from headsearch.run.machine import machine_cpus, machine_memory
 from headsearch.run.prepare import Task
 from headsearch.scoring.base import DEFAULT_CACHE_BYTES
 from headsearch.task.readout import EXAMPLES
@@ -153,8 +153,7 @@ def _independent(task: Task, config: RunConfig, gpus: float) -> bool:
 
 def _machine() -> tuple[int, int]:
     """Return (CPUs, GPUs) of this machine."""
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return cpus or 1, torch.cuda.device_count()
+    return machine_cpus(), torch.cuda.device_count()
 
 
 def worker_bytes(config: RunConfig, task: Task) -> int:
@@ -162,8 +161,3 @@ def worker_bytes(config: RunConfig, task: Task) -> int:
     model = sum(array.nbytes for array in task.bundle.arrays.values())
     cache = DEFAULT_CACHE_BYTES if config.cache_mb is None else config.cache_mb << 20
     return model + cache + WORKER_BYTES
-
-
-def machine_memory() -> int:
-    """Return this machine's memory in bytes."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

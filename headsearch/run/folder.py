@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -64,7 +67,11 @@ class RunFolder:
         with writing(path):
             path.mkdir(parents=True)
         folder = cls(path)
-        folder.write_config(config, fingerprint, memo, weights)
+        try:
+            folder.write_config(config, fingerprint, memo, weights)
+        except BaseException:
+            shutil.rmtree(path, ignore_errors=True)
+            raise
         return folder
 
     @classmethod
@@ -168,18 +175,38 @@ class RunFolder:
         with writing(self.path / name):
             (self.path / name).unlink(missing_ok=True)
 
-    def transcript(self) -> Transcript:
-        """Start the transcript anew: a resumed run commits the same steps again from its memo."""
+    def claim(self) -> Transcript:
+        """Claim the folder for this process, until what is returned is closed; see `Transcript`.
+
+        Raises:
+            RunFolderError: another process, on any machine that sees the folder, is working on it.
+            StorageError: it can't be written.
+        """
         return Transcript(self.path / TRANSCRIPT)
 
 
 class Transcript:
-    """`transcript.jsonl`: one line a committed step, on disk as soon as it is committed."""
+    """`transcript.jsonl`: one line a committed step, on disk as soon as it is committed.
+
+    Open, it is locked: two processes that write the files of one folder would spoil them. The lock
+    goes with the process, however that ends. A file system without locks has none.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         with writing(path):
-            self._file = path.open("w", encoding="utf-8")
+            self._file = path.open("a", encoding="utf-8")
+        if not _locked(self._file.fileno()):
+            self._file.close()
+            raise RunFolderError(
+                f"one process at a time may work on a run folder but another one works on "
+                f"{path.parent}: wait until it ends, or stop it"
+            )
+
+    def begin(self) -> None:
+        """Start anew: a resumed run commits the same steps again from its memo."""
+        with writing(self._path):
+            self._file.truncate(0)
 
     def write(self, step: dict[str, Any]) -> None:
         """Add a step."""
@@ -198,6 +225,18 @@ class Transcript:
     ) -> None:
         with writing(self._path):
             self._file.close()
+
+
+def _locked(file: int) -> bool:
+    """Lock an open file; False if another process has locked it."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN):  # some network file systems say so
+            return False
+    return True
 
 
 def check_free(path: Path) -> None:

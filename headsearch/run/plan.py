@@ -18,6 +18,7 @@ from headsearch.run.effort import (
     search_seconds,
 )
 from headsearch.run.folder import check_free
+from headsearch.run.machine import machine_memory
 from headsearch.run.prepare import Task, load_task
 from headsearch.run.probe import Speed, probe
 
@@ -55,7 +56,7 @@ def make_plan(config: RunConfig, out: Path, price: float | None = None) -> dict[
     choice = engines.choose(config, task)
     speed = probe(task, choice.plan, PROBE_SECONDS)
     evaluations = expected_evaluations(task.shape.total, config)
-    each, memory = engines.worker_bytes(config, task), engines.machine_memory()
+    each, memory = engines.worker_bytes(config, task), machine_memory()
     disk, free = _memo_bytes(task, evaluations), shutil.disk_usage(parent).free
     if disk > free:
         raise StorageError(f"the scores may take {_size(disk)} but {parent} has {_size(free)} free")

@@ -219,10 +219,7 @@ def _report(
         "certificate": {
             "verified": verified is not None,
             "plain": {"baseline": _score_json(plain_baseline), "best": _score_json(plain)},
-            "bound": {
-                **found.limits.to_json(),
-                "optimal": found.limits.proved == len(best.heads),
-            },
+            "bound": found.limits.to_json(len(best.heads)),
             "population": population(
                 task, config, [node.heads for node in found.points if node.feasible], heads
             ),

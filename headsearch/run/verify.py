@@ -22,16 +22,20 @@ ROOM, MORE_ROOM = 4, 1 << 30
 def on_gpu(model: nn.Module, gpus: float) -> Iterator[None]:
     """Have a model on this process's GPU, if workers are on GPUs and it has one with room.
 
-    The plain path stays float32 there: torch does not use TF32 unless it is told to.
+    The plain path stays float32 there: torch does not use TF32 for products unless it is told to,
+    and is told not to for convolutions.
     """
     needed = ROOM * sum(p.nbytes for p in model.parameters()) + MORE_ROOM
     if not gpus or not torch.cuda.is_available() or _free() < needed:
         yield
         return
     model.to("cuda")
+    tf32 = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
     try:
         yield
     finally:
+        torch.backends.cudnn.allow_tf32 = tf32
         model.to("cpu")
         torch.cuda.empty_cache()
 

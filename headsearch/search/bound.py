@@ -76,16 +76,21 @@ class Bound:
             "violations": self.violations,
         }
 
-    def to_json(self) -> dict[str, Any]:
-        """Return both limits, and all that must be said where the second is shown."""
+    def to_json(self, removed: int) -> dict[str, Any]:
+        """Return both limits, and all that must be said where the second is shown.
+
+        Args:
+            removed: heads that the returned state removes: fewer than `best` where that failed the
+                plain path, or where another state saves more.
+        """
         return {
             "heads": self.proved,
             "graph": "all sets of heads",
-            "optimal": self.proved == self.best,
+            "optimal": self.proved == removed,
             "assumed": {
                 "heads": self.assumed,
                 "assumption": self.assumption,
-                "optimal": self.assumed == self.best,
+                "optimal": self.assumed == removed,
                 "rests_on": self.rests_on,
                 "nogoods": self.nogoods,
                 "contradicted": self.contradicted,

@@ -258,7 +258,7 @@ def _labels(examples: Examples, encoded: Any, order: np.ndarray) -> np.ndarray:
     kept = [examples.labels[source][[*_first_tokens(encoded, source)]] for source in order]
     labels = np.concatenate(kept)
     if not len(labels):
-        raise DataError("the data must have words that are scored but none of its words has a token")
+        raise DataError("the data must have words to score but none of its words has a token")
     if len(np.unique(labels)) == 1:
         raise DataError(
             f"the words' labels must not all be the same but all {len(labels)} that are left of "

@@ -116,6 +116,18 @@ def test_start_resumes_where_there_is_one(stage: Stage) -> None:
     assert stage.call("start.sh", *ARGUMENTS) == golden("start-resume.txt")
 
 
+@pytest.mark.parametrize("options", [("--map", "a b.py:f"), ("--map=a b.py:f", "--patience")])
+def test_start_resumes_with_the_map_which_no_file_may_name(
+    stage: Stage, options: tuple[str, ...]
+) -> None:
+    stage.run.mkdir()
+    (stage.run / "config.json").write_text("{}")
+    called = golden("start-resume.txt").splitlines()
+    called[0] += " --map a\\ b.py:f" if options[0] == "--map" else " --map=a\\ b.py:f"
+    told = stage.call("start.sh", *ARGUMENTS, "--max-evaluations", "9", *options)
+    assert told.splitlines() == called
+
+
 def test_start_runs_where_an_earlier_start_died_before_its_config_was_there(stage: Stage) -> None:
     stage.run.mkdir()
     (stage.run / ".config.json.17").write_text('{"form')

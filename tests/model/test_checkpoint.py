@@ -13,7 +13,6 @@ import pytest
 import torch
 
 import headsearch
-
 from headsearch.errors import ModelError, StorageError
 from headsearch.heads import HeadSet
 from headsearch.model.bundle import bundle, rebuild

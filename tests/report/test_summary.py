@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from headsearch.heads import HeadMap, HeadSet
 from headsearch.report.summary import result_lines
 
@@ -25,9 +27,11 @@ def point(heads: HeadSet, worse: int, better: int, p: float) -> dict[str, Any]:
     }
 
 
-def lines(population: dict[str, Any] | None) -> list[str]:
+def lines(
+    population: dict[str, Any] | None, removed: int = 3, optimal: bool = False, **more: Any
+) -> list[str]:
     score = {"metric": 0.8, "loss": 0.4, "correct": 80}
-    certificate = {"verified": True, "bound": {"heads": 6, "optimal": False}}
+    certificate = {"verified": True, "bound": {"heads": 6, "optimal": optimal}}
     if population is not None:
         certificate["population"] = population
     result = {
@@ -37,13 +41,14 @@ def lines(population: dict[str, Any] | None) -> list[str]:
         "examples": 100,
         "heads": 6,
         "baseline": score,
-        "best": {"removed": SHAPE.pairs(BEST), "heads_removed": 3, **score},
+        "best": {"removed": SHAPE.pairs(BEST), "heads_removed": removed, **score},
         "certificate": certificate,
         "stopped": "no better state",
         "evaluations": 20,
         "expansions": 2,
         "gradient_passes": 3,
         "wall_seconds": 1.0,
+        **more,
     }
     return result_lines(result, SHAPE.to_mask(BEST))
 
@@ -119,3 +124,18 @@ def test_nothing_certified() -> None:
 
 def test_results_of_before_there_were_certificates_are_shown_too() -> None:
     assert lines(None)[-1].splitlines()[-1] == "layer 0  ··█  1 of 3"
+
+
+@pytest.mark.parametrize(
+    ("removed", "optimal", "dtype", "said"),
+    [
+        (3, False, "float32", "No claim that more is impossible: the search did not score every"),
+        (3, True, "float32", "allows: all that would save more were scored."),
+        (3, True, "bfloat16", "allows: all that would save more were scored, in bfloat16."),
+        (6, True, "bfloat16", "This is the most that can go: all heads went."),
+    ],
+)
+def test_what_is_said_of_more_heads(removed: int, optimal: bool, dtype: str, said: str) -> None:
+    text = lines(None, removed, optimal, engine={"dtype": dtype})
+    assert sum(said in line for line in text) == 1
+    assert sum("more" in line or "all heads" in line for line in text) == 1

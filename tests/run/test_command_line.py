@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from headsearch.heads import HeadMap, HeadSet
@@ -15,6 +17,8 @@ from headsearch.model.checkpoint import load_model
 from headsearch.model.plain import plain_outputs
 from headsearch.run.config import RunConfig
 from headsearch.run.prepare import load_task
+from tests.tiny import tiny_model
+from tests.words import save_folder, texts_and_labels
 
 FILES = {"config.json", "memo.sqlite", "transcript.jsonl", "result.json", "mask.json"}
 BUDGET = ("--max-drop", "0.03", "--engine", "inline", "--max-evaluations", "70")
@@ -129,6 +133,33 @@ def test_verify_scores_a_model_folder(assets: Any, headsearch: Any) -> None:
     done = headsearch("verify", assets.model, "--data", assets.held_out)
     assert done.code == 0
     assert done.out.startswith("accuracy on 90 examples: ")
+
+
+def test_verify_takes_the_metric_and_columns_of_a_model(
+    assets: Any, tmp_path: Path, headsearch: Any
+) -> None:
+    table = pd.read_csv(assets.held_out).rename(columns={"text": "review", "label": "verdict"})
+    table.to_csv(tmp_path / "other.csv", index=False)
+    columns = ("--text-column", "review", "--label-column", "verdict")
+    done = headsearch(
+        "verify", assets.model, "--data", tmp_path / "other.csv", *columns, "--metric", "matthews"
+    )
+    assert (done.code, done.out.split(":")[0]) == (0, "matthews on 90 examples")
+
+
+def test_verify_finds_the_metric_of_a_regression_by_itself(tmp_path: Path, headsearch: Any) -> None:
+    folder = save_folder(tmp_path / "model", tiny_model("BERT", num_labels=1, vocab_size=60))
+    texts, _ = texts_and_labels(20)
+    data = tmp_path / "data.csv"
+    pd.DataFrame({"text": texts, "label": np.arange(20) / 7}).to_csv(data, index=False)
+    done = headsearch("verify", folder, "--data", data)
+    assert (done.code, done.out.split(":")[0]) == (0, "pearson on 20 examples")
+
+
+def test_verify_takes_no_columns_of_a_run(run: Path, headsearch: Any) -> None:
+    done = headsearch("verify", run, "--metric", "f1")
+    assert done.code == 2
+    assert "`metric` must not be given with a run" in done.err
 
 
 def test_resume_of_a_finished_run_changes_nothing_and_computes_nothing(

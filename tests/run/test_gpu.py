@@ -122,9 +122,12 @@ def test_the_plain_path_is_on_the_gpu_if_there_is_room(
     gigabytes: float, gpus: float, places: list[str], gpu: None
 ) -> None:
     model = Moving(gigabytes)
+    tf32 = torch.backends.cudnn.allow_tf32
     with verify.on_gpu(model, gpus):
         assert model.places == places[:1]
+        assert torch.backends.cudnn.allow_tf32 == (tf32 and not places)
     assert model.places == places
+    assert torch.backends.cudnn.allow_tf32 == tf32
 
 
 def test_it_comes_back_when_something_fails(gpu: None) -> None:

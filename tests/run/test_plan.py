@@ -209,7 +209,7 @@ def test_bad_input_is_one_clear_line(assets: Any, headsearch: Any, tmp_path: Pat
 def test_a_disk_without_room_is_refused_and_too_little_memory_is_said(
     config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(plan.engines, "machine_memory", lambda: GIB)
+    monkeypatch.setattr(plan, "machine_memory", lambda: GIB)
     (warning,) = make_plan(config, tmp_path / "run")["warnings"]
     assert "1 workers may need 1.5 GiB but this machine has 1.0 GiB" in warning
     monkeypatch.setattr(plan.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))

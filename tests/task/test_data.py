@@ -171,7 +171,7 @@ def test_names_that_are_numbers_are_told_from_ids_by_the_whole_column(
 
 @pytest.mark.parametrize("labels", [[1, 2], [2.0, 1.0]])
 def test_numbers_that_may_be_names_or_ids_are_refused(labels: list[Any]) -> None:
-    with pytest.raises(DataError, match="must tell names from ids but . may be the class of that"):
+    with pytest.raises(DataError, match=r"must tell names from ids but . may be the class"):
         from_rows({"text": ["a", "b"], "label": labels}, id2label=STARS, classes=3)
     # Where names and ids agree it does not matter.
     same = from_rows({"text": ["a", "b"], "label": labels}, id2label=dict(enumerate("012")))

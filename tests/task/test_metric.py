@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -157,6 +158,37 @@ def test_budget_out_of_range(max_drop: float) -> None:
     objective = make_objective("accuracy", np.array([0, 1]), 2)
     with pytest.raises(InputError, match=r"`max_drop` must be in \[0, 1\) but got"):
         objective.threshold(Score(1.0, 0.0, 2), max_drop)
+
+
+def test_a_drop_of_the_budget_itself_is_within_it_for_f1_too() -> None:
+    """F1 = 2 t / (2 t + e): for right answers t and errors e, in floats of any rounding."""
+    objective = make_objective("f1", np.array([0, 1]), 2)
+    tried = 0
+    for budget in (Fraction(1, 10), Fraction(1, 20), Fraction(1, 100)):
+        exact = {Fraction(2 * t, 2 * t + e) for t in range(1, 60) for e in range(60)}
+        for above in exact:
+            if above - budget in exact:
+                threshold = objective.threshold(Score(float(above), 0.0), float(budget))
+                assert threshold.feasible(Score(float(above - budget), 0.0))
+                assert not threshold.feasible(Score(float(above - budget) - 1e-9, 0.0))
+                tried += 1
+    assert tried > 100
+
+
+@pytest.mark.parametrize("metric", ["f1", "matthews"])
+def test_a_full_model_that_answers_all_alike_is_no_measure(metric: str) -> None:
+    labels = np.array([0, 1, 1, 0])
+    objective = make_objective(metric, labels, 2)
+    alike = np.tile(np.array([[1.0, 0.0]], np.float32), (4, 1))
+    assert objective.flaw(alike) == f"its answers are all the same, and so its {metric} is 0"
+    assert objective.flaw(np.eye(2, dtype=np.float32)[labels]) is None
+    assert make_objective("accuracy", labels, 2).flaw(alike) is None
+
+
+def test_a_full_model_of_infinite_perplexity_is_no_measure() -> None:
+    objective = make_objective("perplexity", np.array([3, 4]), 1, "sequences")
+    assert objective.flaw(np.array([[1e4], [2.0]], np.float32)) == "its perplexity is infinite"
+    assert objective.flaw(np.array([[6.0], [2.0]], np.float32)) is None
 
 
 def test_budgets_are_exact_wherever_floats_are_not() -> None:

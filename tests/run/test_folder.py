@@ -1,0 +1,126 @@
+"""One process at a time works on a run folder, and what is in it belongs together."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from headsearch.errors import EngineError, RunFolderError, StorageError
+from headsearch.run import command
+from headsearch.run.config import RunConfig
+from headsearch.run.folder import RunFolder
+
+FILES = ("config.json", "mask.json", "result.json", "transcript.jsonl", "memo.sqlite")
+
+
+@pytest.fixture(scope="module")
+def done(assets: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run with a certificate."""
+
+    class Quiet:
+        def on_progress(self, values: dict[str, Any]) -> None: ...
+
+    config = RunConfig(
+        model=str(assets.model),
+        data=str(assets.data),
+        certify_data=str(assets.certify),
+        max_drop=0.1,
+        engine="inline",
+        max_evaluations=30,
+    )
+    out = tmp_path_factory.mktemp("done") / "run"
+    command.start(config, out, Quiet())
+    assert (out / "certified_mask.json").exists()
+    return out
+
+
+@pytest.fixture
+def run(done: Path, tmp_path: Path) -> Path:
+    shutil.copytree(done, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def content(run: Path) -> dict[str, bytes]:
+    return {name: (run / name).read_bytes() for name in FILES}
+
+
+def test_a_second_process_is_refused_and_spoils_nothing(run: Path, headsearch: Any) -> None:
+    before = content(run)
+    with RunFolder(run).claim():
+        refused = headsearch("resume", run, "--max-drop", "0.02")
+    assert (refused.code, refused.out) == (2, "")
+    assert refused.err.splitlines()[-1] == (
+        "headsearch: one process at a time may work on a run folder but another one works on "
+        f"{run}: wait until it ends, or stop it"
+    )
+    assert content(run) == before
+    assert headsearch("resume", run, "--quiet").code == 0  # as soon as the other one is gone
+
+
+def test_a_claim_ends_with_its_transcript(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    with folder.claim() as first:
+        first.write({"step": 0})
+        with pytest.raises(RunFolderError, match="one process at a time"):
+            folder.claim()
+    with folder.claim() as second:
+        assert (tmp_path / "transcript.jsonl").read_text() == '{"step":0}\n'
+        second.begin()
+        second.write({"step": 1})
+        second.begin()
+        second.write({"step": 2})
+    assert (tmp_path / "transcript.jsonl").read_text() == '{"step":2}\n'
+
+
+def test_where_files_can_not_be_locked_it_goes_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unsupported(*args: Any) -> None:
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr("fcntl.flock", unsupported)
+    with RunFolder(tmp_path).claim() as transcript:
+        transcript.write({"step": 0})
+    assert (tmp_path / "transcript.jsonl").read_text() == '{"step":0}\n'
+
+
+@pytest.mark.parametrize("change", [("--max-drop", "0.05"), ("--confidence", "0.9")])
+def test_a_resume_that_asks_something_else_leaves_no_old_answer(
+    run: Path, change: tuple[str, str], headsearch: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_workers(*args: Any) -> None:
+        raise EngineError("no workers today")
+
+    old = content(run)
+    with monkeypatch.context() as broken:
+        broken.setattr(command.engines, "start", no_workers)
+        assert headsearch("resume", run, "--patience", "3").code == 2
+        assert {name: content(run)[name] for name in FILES[1:3]} == {
+            name: old[name] for name in FILES[1:3]
+        }
+        assert headsearch("resume", run, *change).code == 2
+    for name in ("mask.json", "certified_mask.json", "result.json"):
+        assert not (run / name).exists()
+    refused = headsearch("verify", run)
+    assert (refused.code, "has no mask.json yet" in refused.err) == (2, True)
+    assert headsearch("resume", run, "--quiet").code == 0
+    asked = json.loads((run / "config.json").read_text())["asked"]
+    assert asked[change[0][2:].replace("-", "_")] == float(change[1])
+    assert json.loads((run / "result.json").read_text())["max_drop"] == asked["max_drop"]
+    assert headsearch("verify", run).code == 0
+
+
+def test_a_folder_whose_config_can_not_be_written_is_not_left_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: Any, **options: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("headsearch.run.folder.json.dump", full)
+    with pytest.raises(StorageError, match="No space left"):
+        RunFolder.create(tmp_path / "run", RunConfig(model="m", data="d"), "f")
+    assert list(tmp_path.iterdir()) == []
