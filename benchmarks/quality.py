@@ -24,7 +24,7 @@ import math
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,11 +47,13 @@ from headsearch.search.ledger import finite
 from headsearch.search.points import operating_points
 from headsearch.search.problem import GRADIENTS, Ask, Node, Oracle, Problem, Ready
 from headsearch.task.batches import Span
+from headsearch.task.metric import Objective
 
 RESULTS = Path(__file__).parent / "results" / "quality"
 FEW = RESULTS.with_name("quality_few")
 OURS = "headsearch"
 WHOLE = "-whole"
+DRAWS = 400  # of the bootstrap
 BUDGETS = (0.0, 0.005, 0.01, 0.02)
 # Of the cheap ones first, so that a benchmark that is stopped has most of them.
 ORDER = (
@@ -60,6 +62,8 @@ ORDER = (
     "bertology",
     "michel-10-steps",
     "random",
+    "michel-18-steps",
+    "evolution-from-michel",
     "evolution",
     "beam-8",
     "budget-rule",
@@ -80,6 +84,7 @@ class Remembering:
 
     def __init__(self, inner: Oracle, folder: Path) -> None:
         self._inner, self._folder = inner, folder
+        self.gradients = 0  # asked for since the method began
         folder.mkdir(parents=True, exist_ok=True)
 
     def _file(self, ask: Ask) -> Path:
@@ -92,6 +97,7 @@ class Remembering:
         ready: Ready = lambda state, answer: None,
     ) -> list[list[np.ndarray]]:
         """See `Oracle.ask`; looks at nothing ahead, as all work is done here."""
+        self.gradients += sum(ask.kind == GRADIENTS for ask in asks)
         found: list[list[np.ndarray] | None] = [
             [np.load(self._file(a))] if a.kind == GRADIENTS and self._file(a).exists() else None
             for a in asks
@@ -112,21 +118,32 @@ class Arena:
     """A pair under one deal of its splits."""
 
     task: Task
-    oracle: Oracle
+    oracle: Remembering
     others: dict[str, tuple[Task, Evaluator]]
     hardest_first: bool
+    outputs: dict[str, np.ndarray] = field(default_factory=dict)  # of the full model, elsewhere
 
     def problem(self, budget: float) -> Problem:
         """The problem at one budget."""
         return Problem(self.task.shape, self.task.objective, budget, self.hardest_first)
 
     def elsewhere(self, heads: HeadSet) -> dict[str, dict[str, float | None]]:
-        """Metric and loss of a state on the splits that no method saw."""
+        """Metric and loss of a state on the splits that no method saw.
+
+        With the standard error of the metric's fall from the full model's.
+        """
         scores = {}
         for name, (task, evaluator) in self.others.items():
             every = Span(0, len(task.data.batches))
-            score = task.objective.score(evaluator.outputs(HeadSet(), [heads], every)[0])
-            scores[name] = {"metric": score.metric, "loss": finite(score.loss)}
+            if name not in self.outputs:
+                (self.outputs[name],) = evaluator.outputs(HeadSet(), [HeadSet()], every)
+            (outputs,) = evaluator.outputs(HeadSet(), [heads], every)
+            score = task.objective.score(outputs)
+            scores[name] = {
+                "metric": score.metric,
+                "loss": finite(score.loss),
+                "error": standard_error(task.objective, self.outputs[name], outputs),
+            }
         return scores
 
 
@@ -167,6 +184,22 @@ def arena(
     return Arena(task, oracle, others, plan.layout.independent), workers
 
 
+def standard_error(objective: Objective, before: np.ndarray, after: np.ndarray) -> float:
+    """Return the standard error of how far a metric falls, by a paired bootstrap over examples.
+
+    Args:
+        objective: metric and labels.
+        before, after: outputs of the same examples, (examples, classes).
+    """
+    random, total = np.random.default_rng(0), len(objective.labels)
+    falls = []
+    for _ in range(DRAWS):
+        drawn = random.integers(total, size=total)
+        of_these = replace(objective, labels=objective.labels[drawn])
+        falls.append(of_these.score(before[drawn]).metric - of_these.score(after[drawn]).metric)
+    return round(float(np.std(falls)), 5)
+
+
 def deal(pair: str, seed: int, examples: int | None) -> str:
     """What a deal of a pair is called in file names."""
     return f"{pair}-{seed}" + (f"-of-{examples}" if examples else "")
@@ -198,17 +231,17 @@ def ours_at(methods: dict[str, Any], heads: int) -> dict[str, Any]:
 def complete(of: Arena, methods: dict[str, Any]) -> None:
     """Take metric and loss of headsearch's points beside baselines on the other splits too."""
     for entry in methods.values():
-        point = ours_at(methods, entry["heads"])
-        if "test" not in point:
-            point |= of.elsewhere(of.task.shape.from_pairs(point["removed"]))
+        for point in (entry, ours_at(methods, entry["heads"])):
+            if "error" not in point.get("test", {}):
+                point |= of.elsewhere(of.task.shape.from_pairs(point["removed"]))
 
 
 def ours(of: Arena, budget: float, evaluations: int | None) -> dict[str, Any]:
     """Run headsearch as it is by default, or within so many evaluations."""
-    steps: list[dict[str, Any]] = []
+    steps = Steps(of.oracle)
     started = time.monotonic()
     result = search(
-        of.problem(budget), of.oracle, Settings(max_evaluations=evaluations), on_step=steps.append
+        of.problem(budget), of.oracle, Settings(max_evaluations=evaluations), on_step=steps.note
     )
     seconds = time.monotonic() - started
     return {
@@ -219,34 +252,46 @@ def ours(of: Arena, budget: float, evaluations: int | None) -> dict[str, Any]:
         "gradients": result.gradients,
         "seconds": round(seconds, 1),
         "stopped": result.stopped,
-        "growth": growth(steps, of.task.data.examples),
+        "growth": steps.growth(of.task.data.examples),
         "points": [on_search(of, node, result.baseline) for node in result.points if node.feasible],
     }
 
 
-def growth(steps: Sequence[dict[str, Any]], examples: int) -> list[tuple[int, float]]:
-    """Return after how many evaluations each number of heads was first removed within the budget.
+class Steps:
+    """Notes how a method went."""
 
-    States count one by one in the order in which they were committed, as if none had been scored
-    at the same time; the full model is one of them.
-    """
-    found, most, rows = list[tuple[int, float]](), -1, dict[str, int]()
-    for step in steps:
-        for bits, _, _, feasible, scored in step["scored"]:
-            rows[bits] = scored
-            heads = int(bits, 16).bit_count()
-            if feasible and heads > most:
-                most = heads
-                found.append((heads, round(sum(rows.values()) / examples, 3)))
-    return found
+    def __init__(self, oracle: Remembering) -> None:
+        self._steps: list[tuple[dict[str, Any], int]] = []
+        self._oracle, oracle.gradients = oracle, 0
+
+    def note(self, step: dict[str, Any]) -> None:
+        """Note a committed step, and how many gradients were measured until then."""
+        self._steps.append((step, self._oracle.gradients))
+
+    def growth(self, examples: int) -> list[tuple[int, float, int]]:
+        """Return when each number of heads was first removed within the budget.
+
+        After how many evaluations and how many gradients. States count one by one in the order in
+        which they were committed, as if none had been scored at the same time; the full model is
+        one of them.
+        """
+        found, most, rows = list[tuple[int, float, int]](), -1, dict[str, int]()
+        for step, gradients in self._steps:
+            for bits, _, _, feasible, scored in step["scored"]:
+                rows[bits] = scored
+                heads = int(bits, 16).bit_count()
+                if feasible and heads > most:
+                    most = heads
+                    found.append((heads, round(sum(rows.values()) / examples, 3), gradients))
+        return found
 
 
 def theirs(of: Arena, name: str, budget: float, evaluations: int | None) -> dict[str, Any]:
     """Run a baseline within so many evaluations."""
-    steps: list[dict[str, Any]] = []
+    steps = Steps(of.oracle)
     started = time.monotonic()
     outcome = run_baseline(
-        BASELINES[name], of.problem(budget), of.oracle, evaluations, on_step=steps.append
+        BASELINES[name], of.problem(budget), of.oracle, evaluations, on_step=steps.note
     )
     ledger, seconds = outcome.ledger, time.monotonic() - started
     feasible = [node for node in operating_points(ledger.known.values()) if node.feasible]
@@ -256,7 +301,7 @@ def theirs(of: Arena, name: str, budget: float, evaluations: int | None) -> dict
         "gradients": len(ledger.measured),
         "seconds": round(seconds, 1),
         "stopped": outcome.stopped,
-        "growth": growth(steps, of.task.data.examples),
+        "growth": steps.growth(of.task.data.examples),
         "points": [[node.weight, node.score.metric] for node in feasible],
     }
 
@@ -269,6 +314,14 @@ def table(done: dict[str, Any]) -> pd.DataFrame:
             for budget, methods in done.items()
         }
     )
+
+
+def write(file: Path, done: dict[str, Any]) -> None:
+    """Write all results of a deal, aside first."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    aside = file.with_suffix(".tmp")
+    aside.write_text(json.dumps(done) + "\n")
+    aside.rename(file)
 
 
 def main() -> None:
@@ -304,16 +357,15 @@ def main() -> None:
                 entry = theirs(of, name.removesuffix(WHOLE), budget, None if whole else limit)
             methods[name] = {**entry, "made": provenance()}
             complete(of, methods)
-            out.mkdir(parents=True, exist_ok=True)
-            aside = file.with_suffix(".tmp")
-            aside.write_text(json.dumps(done) + "\n")
-            aside.rename(file)
+            write(file, done)
             print(
                 f"{args.pair} {args.seed} {budget:g} {name}: {entry['heads']} heads, "
                 f"{entry['evaluations']:g} evaluations, {entry['gradients']} gradients, "
                 f"{entry['seconds']:g} s",
                 flush=True,
             )
+        complete(of, methods)  # where entries of before have less
+        write(file, done)
     print(table(done).to_string())
     workers.close()
 

@@ -199,6 +199,7 @@ def test_random_orders_are_scored_on_a_ladder_and_filled_in_where_they_fail(seed
     [
         ("michel", [11]),
         ("michel-10-steps", [1, 2, 3, 4, 5, 6, 7, 8, 9, 11]),
+        ("michel-18-steps", list(range(1, 12))),
         ("michel-every-head", list(range(1, 12))),
     ],
 )
@@ -207,12 +208,21 @@ def test_michel_measures_anew_at_the_ends_of_its_steps(
 ) -> None:
     lattice = Lattice((4, 2, 5), seed=seed)
     outcome, steps = play(name, lattice)
-    state, expected = set[int](), []
+    state, expected, walk = set[int](), [], []
     for end in ends:
         order = michel_order(lattice, state)[: end - len(state)]
-        expected.append([state | set(order[: k + 1]) for k in range(len(order))])
+        expected += [state | set(order[: k + 1]) for k in range(len(order))]
         state = state | set(order)
-    assert scored(steps) == expected
+        walk.append(state)
+    found = [state for step in scored(steps) for state in step]
+    assert sorted(found, key=len) == expected
+    # The ends of steps first, or tenths where there are fewer steps; then what is next to the best.
+    coarse = walk if len(ends) > 1 else [s for s in expected if len(s) != 1]
+    assert found[: len(coarse)] == coarse
+    best = max((len(s) for s in coarse if feasible(lattice, s)), default=0)
+    following = min((len(s) for s in coarse if len(s) > best), default=best)
+    near = [s for s in expected if best < len(s) < following]
+    assert found[len(coarse) :][: len(near)] == near
     assert outcome.ledger.evaluations == 12
     assert len(outcome.ledger.measured) == len(ends)
 
@@ -291,7 +301,7 @@ def test_fisher_chooses_globally_then_rearranges_each_layer(seed: int) -> None:
             inside = sum(first <= j < last for j in order[:count])
             state |= {first + j for j in exchanged(gradients[first:last], inside)}
         expected.append(state)
-    assert scored(steps) == [expected]
+    assert sorted((s for step in scored(steps) for s in step), key=len) == expected
     assert any(expected[k] != set(order[: k + 1]) for k in range(11)), "something was exchanged"
     assert outcome.ledger.evaluations == 12
     assert len(outcome.ledger.measured) == 1
@@ -465,6 +475,25 @@ def test_evolution_rises_where_something_is_feasible_and_ends_at_one_head_too_ma
     assert rise == 0
     assert 0 < level < 14, "so that no generation ran out of states"
     assert outcome.ledger.best.weight == most
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_evolution_may_begin_where_michels_order_leads(seed: int) -> None:
+    lattice = Lattice((6, 6), seed=seed, effect=0.3, interaction=0.2, max_drop=0.1)
+    method = Evolution(offspring=4, rises=4, generations=4, seeded=True)
+    outcome, steps = play(method, lattice)
+    order = michel_order(lattice, set())
+    walk = scored(steps)
+    tenths = [set(order[:count]) for count in (2, 3, 4, 5, 6, 8, 9, 10, 11, 12)]
+    assert walk[0] == tenths
+    furthest = max((len(s) for s in tenths if feasible(lattice, s)), default=0)
+    assert furthest < 12, "there is something left to evolve"
+    between = [set(order[: furthest + 1])] if furthest in (0, 6) else []
+    if between:
+        assert walk[1] == between
+        furthest += feasible(lattice, between[0])
+    assert len(steps[2 + len(between)]["removed"]) == furthest
+    assert outcome.ledger.best.weight >= furthest
 
 
 def test_evolution_depends_on_its_seed_alone() -> None:

@@ -16,6 +16,7 @@ _ALL: tuple[Baseline, ...] = (
     RandomOrders(),
     MichelOrder("michel", 1),
     MichelOrder("michel-10-steps", 10),  # the paper's 10 % of all heads a step
+    MichelOrder("michel-18-steps", 18),
     MichelOrder("michel-every-head", None),
     Bertology(),
     Kwon(),
@@ -23,6 +24,7 @@ _ALL: tuple[Baseline, ...] = (
     Beam("metric-greedy", 1, by_metric),
     Beam("beam-8", 8),
     Evolution(),
+    Evolution(seeded=True, name="evolution-from-michel"),
     BudgetRule(),
 )
 BASELINES: dict[str, Baseline] = {baseline.name: baseline for baseline in _ALL}

@@ -91,6 +91,38 @@ def score(
     return [ledger.known[state] for _, states in wanted for state in states]
 
 
+def is_tenth(state: HeadSet, total: int) -> bool:
+    """Whether a state is the first, as heads go one by one, that lacks a further tenth of them."""
+    gone = len(state)
+    return gone * 10 // total > (gone - 1) * 10 // total
+
+
+def score_between(
+    ledger: Ledger, name: str, scored: Sequence[Node], left: Sequence[tuple[HeadSet, HeadSet]]
+) -> None:
+    """Score the states that a first, coarse walk left out.
+
+    First those between the furthest state of the walk that is feasible and the next one: so a
+    method has its answer as soon as may be, whatever its budget. The others change the answer only
+    where the metric rises again.
+
+    Args:
+        ledger, name: see `score`.
+        scored: the states of the walk.
+        left: states, and for each the scored one that it is computed from.
+    """
+    furthest = max((len(node.heads) for node in scored if node.feasible), default=0)
+    beyond = [len(node.heads) for node in scored if len(node.heads) > furthest]
+    following = min(beyond, default=furthest)
+    near = [pair for pair in left if furthest < len(pair[1]) < following]
+    for part in (near, [pair for pair in left if pair not in near]):
+        by_parent: dict[HeadSet, list[HeadSet]] = {}
+        for parent, state in part:
+            by_parent.setdefault(parent, []).append(state)
+        if by_parent:
+            score(ledger, name, list(by_parent.items()))
+
+
 def slope_view(ledger: Ledger, node: Node) -> View:
     """Measure the gradients at a state, and return what guides see: minus d outputs / d gates."""
     slopes = ledger.gradients([node.heads])[node.heads]  # (examples, classes, heads)

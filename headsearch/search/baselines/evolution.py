@@ -9,8 +9,9 @@ from functools import partial
 import numpy as np
 
 from headsearch.heads import HeadSet
-from headsearch.search.baselines.base import remaining, score
+from headsearch.search.baselines.base import is_tenth, prefixes, remaining, score, slope_view
 from headsearch.search.baselines.greedy import by_loss
+from headsearch.search.guides import Michel
 from headsearch.search.ledger import Ledger
 from headsearch.search.problem import Node
 
@@ -34,6 +35,11 @@ class Evolution:
     level where nothing is feasible after `generations` is given up for one that is half as far up;
     the method ends where one head more is too much.
 
+    With `seeded` it doesn't begin with random states and no head removed, but with the furthest
+    prefix of Michel's order that is feasible, looked for by tenths of all heads and then between
+    two of them. EvoPress has no such start; it is there so that evolution isn't left behind where
+    evaluations are few.
+
     Other differences from the source. Fitness is the loss on the labels, which EvoPress offers as
     perplexity; its default is the divergence from the full model's outputs. Every offspring is
     scored on all examples, where EvoPress sorts most out on a sixteenth of the tokens, so that an
@@ -51,6 +57,7 @@ class Evolution:
         rises: a rise is this part of all heads.
         settle: generations at a level, even if it is feasible at once.
         generations: most generations at a level.
+        seeded: whether it begins where Michel's order leads.
     """
 
     seed: int = 0
@@ -60,6 +67,7 @@ class Evolution:
     rises: int = 18
     settle: int = 2
     generations: int = 30
+    seeded: bool = False
     name: str = "evolution"
 
     def run(self, ledger: Ledger) -> None:
@@ -68,12 +76,29 @@ class Evolution:
         random, drawn = np.random.default_rng(self.seed), set[HeadSet]()
         best = {0: ledger.baseline}  # at each level
         level, rise = 0, max(1, total // self.rises)
+        if self.seeded:
+            start = self._from_michel(ledger)
+            level, drawn = len(start.heads), {start.heads}
+            best[level] = start
         while rise and level < total:
             rise = min(rise, total - level)
             if self._evolve(ledger, best, level, level + rise, random, drawn):
                 level += rise
             else:
                 rise //= 2
+
+    def _from_michel(self, ledger: Ledger) -> Node:
+        """Return the furthest feasible state that a search along Michel's order finds."""
+        root, total = ledger.baseline.heads, ledger.problem.shape.total
+        states = prefixes(root, Michel().path(slope_view(ledger, ledger.baseline)).heads)
+        coarse = [state for state in states if is_tenth(state, total)]
+        nodes = score(ledger, self.name, [(root, coarse)])
+        furthest = max((len(node.heads) for node in nodes if node.feasible), default=0)
+        following = min((len(s) for s in coarse if len(s) > furthest), default=total)
+        if between := states[furthest : following - 1]:
+            nodes += score(ledger, self.name, [(root, between)])
+        reached = [node for node in nodes if node.feasible]
+        return max(reached, key=lambda node: len(node.heads), default=ledger.baseline)
 
     def _evolve(
         self,

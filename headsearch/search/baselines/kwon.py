@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from headsearch.heads import HeadSet
-from headsearch.search.baselines.base import score, slope_view
+from headsearch.search.baselines.base import is_tenth, score, score_between, slope_view
 from headsearch.search.guides import Fisher
 from headsearch.search.ledger import Ledger
 
@@ -21,7 +21,7 @@ class Kwon:
     gates are measured once, at the full model. Since all heads cost the same, the warm start
     removes those with the least mean squared gradient. Then each layer's removed heads are chosen
     again, as many as before, by greedy exchanges under the layer's own block of the Fisher matrix.
-    Costs 1 evaluation for each head and 1 gradient.
+    Costs 1 evaluation for each head and 1 gradient. Every tenth of the heads is scored first.
 
     Differences from the source. Its last stage, which rescales the heads that are left by least
     squares, is left out: it changes weights, and a gate here is 0 or 1. Filters are not pruned.
@@ -56,7 +56,11 @@ class Kwon:
             for layer, choice in enumerate(choices):
                 state |= choice[len(shape.in_layer(warm, layer))]
             states.append(state)
-        score(ledger, self.name, [(ledger.baseline.heads, states)])
+        root = ledger.baseline.heads
+        coarse = [state for state in states if is_tenth(state, shape.total)]
+        scored = score(ledger, self.name, [(root, coarse)])
+        left = [(root, state) for state in states if state not in coarse]
+        score_between(ledger, self.name, scored, left)
 
 
 def rearranged(fisher: np.ndarray, count: int) -> list[int]:
