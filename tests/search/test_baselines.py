@@ -479,7 +479,7 @@ def test_evolution_rises_where_something_is_feasible_and_ends_at_one_head_too_ma
 
 @pytest.mark.parametrize("seed", range(6))
 def test_evolution_may_begin_where_michels_order_leads(seed: int) -> None:
-    lattice = Lattice((6, 6), seed=seed, effect=0.3, interaction=0.2, max_drop=0.1)
+    lattice = Lattice((6, 6), seed=seed, effect=0.6, interaction=0.3, max_drop=0.05)
     method = Evolution(offspring=4, rises=4, generations=4, seeded=True)
     outcome, steps = play(method, lattice)
     order = michel_order(lattice, set())
