@@ -3,11 +3,13 @@
     python -m benchmarks.quality_report [--svg OUT.svg]        (a picture needs matplotlib)
 
 Prints, for every pair and budget, heads removed of each method on every deal of the splits that
-was run; by how many hundredths the metric falls on the test split, in the mean over them; and by
-how many at headsearch's mildest operating point of at least as many heads. Then, for each budget,
-how many times as many heads as the best baseline headsearch removed: on every pair, the mean over
-its deals, and the mean over pairs. The picture shows heads removed by evaluations, as headsearch
-went.
+was run, with a `+` where the evaluations were spent before the method had come to its end; by how
+many hundredths the metric falls on the test split, in the mean over them, and by how many at
+headsearch's mildest operating point of at least as many heads, each with the standard error of that
+mean over draws of the examples; and what it cost in the mean, in evaluations and in gradients.
+Then, for each budget, how many times as many heads as the best baseline headsearch removed: on
+every pair, the mean over its deals, and the mean over pairs. The picture shows heads removed by
+evaluations, as headsearch went.
 
 A file `PAIR-DEAL.json` is a deal of a pair. Training is not the same to the last bit on all
 machines: `rt-epyc-0` is deal 0 of the pair whose model was trained on one of that name.
@@ -18,7 +20,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,28 +46,49 @@ def drop_on_test(methods: dict[str, Any], entry: dict[str, Any]) -> float:
     return 100 * float(methods[OURS]["baseline"]["test"]["metric"] - entry["test"]["metric"])
 
 
+def mean_fall(points: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> str:
+    """Return the mean fall on the test splits of some deals, and its standard error if known.
+
+    Args:
+        points: the methods of each deal, and what is looked at.
+    """
+    mean = np.mean([drop_on_test(methods, point) for methods, point in points])
+    errors = [point["test"].get("error") for _, point in points]
+    if None in errors:
+        return f"{mean:.1f}"
+    return f"{mean:.1f} ± {100 * np.sqrt(np.sum(np.square(errors))) / len(errors):.1f}"
+
+
 def rows(runs: Runs) -> Iterator[str]:
     """Yield the rows of a table in Markdown, most heads first."""
     seeds = sorted(runs)
     deals = " | ".join(f"deal {seed.replace('-', ' ')}" for seed in seeds)
-    yield f"| | {deals} | falls on test | headsearch there | evaluations |"
-    yield "|---" * (len(seeds) + 4) + "|"
+    yield f"| | {deals} | falls on test | headsearch there | evaluations | gradients |"
+    yield "|---" * (len(seeds) + 5) + "|"
     names = {name for methods in runs.values() for name in methods}
 
     def of(name: str, field: str) -> list[float]:
         return [runs[seed][name][field] for seed in seeds if name in runs[seed]]
 
     for name in sorted(names, key=lambda n: (-np.mean(of(n, "heads")), n)):
-        heads = [f"{runs[s][name]['heads']}" if name in runs[s] else "-" for s in seeds]
-        ran = [runs[s] for s in seeds if name in runs[s]]
-        drops = [drop_on_test(methods, methods[name]) for methods in ran]
-        same = [
-            drop_on_test(m, m[OURS] if name == OURS else ours_at(m, m[name]["heads"])) for m in ran
+        heads = [
+            f"{runs[s][name]['heads']}{'+' if cut_off(runs[s][name]) else ''}"
+            if name in runs[s]
+            else "-"
+            for s in seeds
         ]
+        ran = [runs[s] for s in seeds if name in runs[s]]
+        falls = mean_fall([(m, m[name]) for m in ran])
+        there = mean_fall([(m, ours_at(m, m[name]["heads"])) for m in ran])
         yield (
-            f"| {name} | {' | '.join(heads)} | {np.mean(drops):.1f} | {np.mean(same):.1f} | "
-            f"{np.mean(of(name, 'evaluations')):.0f} |"
+            f"| {name} | {' | '.join(heads)} | {falls} | {'-' if name == OURS else there} | "
+            f"{np.mean(of(name, 'evaluations')):.0f} | {np.mean(of(name, 'gradients')):.0f} |"
         )
+
+
+def cut_off(entry: dict[str, Any]) -> bool:
+    """Whether a method had its evaluations spent before it came to its end."""
+    return str(entry["stopped"]).endswith("budget spent")
 
 
 def ratio(runs: Runs) -> float | None:
