@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from headsearch.engine.executor import Job
@@ -100,7 +100,15 @@ class Cutter:
             while stop < len(ordered):
                 start, left = stop, 1 - stop / len(ordered)
                 stop += min(limit, max(1, int(max(most * left, least) / child)))
-                for bits, group in self._missing(ordered[start:stop], all_bits):
+                # One group after the other is taken to be under way only as its job is made: who
+                # takes the jobs may stop half way, and meanwhile others may be asked for.
+                taken: dict[Key, int] = {}
+                while missing := self._missing(ordered[start:stop], all_bits, taken):
+                    bits, group = missing[0]
+                    for want in group:
+                        key = want.key
+                        taken[key] = taken.get(key, 0) | bits
+                        self._under_way[key] = self._under_way.get(key, 0) | bits
                     # Mostly, all pieces miss the same states.
                     who: tuple[int, ...] = (start, stop)
                     if len(group) < stop - start:
@@ -114,18 +122,18 @@ class Cutter:
                     self._of_job[number] = Cut(group, *layout.where(some.span, some.rows))
                     yield Job(number, item, some, cost * some.load, speculative)
 
-    def _missing(self, wants: Sequence[Want], bits: int) -> list[tuple[int, list[Want]]]:
-        """Return wants by which of some examples are neither known nor under way; now they are."""
+    def _missing(
+        self, wants: Sequence[Want], bits: int, taken: Mapping[Key, int]
+    ) -> list[tuple[int, list[Want]]]:
+        """Return wants by which of some examples are neither known, nor under way, nor taken."""
         whole, parts = list[Want](), dict[int, list[Want]]()
         for want in wants:
-            under_way = self._under_way.get(want.key, 0)
-            there = bits & (want.known | under_way)
-            if not there or (there != bits and not want.any_part):
+            own = taken.get(want.key, 0)
+            there = bits & (want.known | self._under_way.get(want.key, 0) | own)
+            if not there or (there != bits and not want.any_part and not own):
                 whole.append(want)
-                self._under_way[want.key] = under_way | bits
             elif there != bits:
                 parts.setdefault(bits ^ there, []).append(want)
-                self._under_way[want.key] = under_way | bits ^ there
         return [*([(bits, whole)] if whole else []), *parts.items()]
 
     def wants_of(self, job: Job) -> list[Want]:

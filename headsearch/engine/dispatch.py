@@ -131,6 +131,8 @@ class Dispatcher:
                 if not unfinished:
                     break
                 changed = self._collect()
+                if not changed and not self.scheduler.pending:
+                    raise EngineError(f"{len(unfinished)} states are awaited but nobody has them")
             self._fill_while_it_thinks()
             return [[self._answer(key_of(ask.kind, state)) for state in ask.states] for ask in asks]
         finally:

@@ -28,6 +28,7 @@ what can be asked at once is asked at once.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -181,7 +182,8 @@ class _Search:
             self._propose()
             self._fill_curve()
             stopped = self._expand_all()
-            self.sharpener.run()
+            with suppress(Stop):  # the search has come to its end before
+                self.sharpener.run()
         except Stop as stop:
             stopped = str(stop)
         nodes = ledger.known.values()

@@ -22,6 +22,7 @@ from headsearch.memo.memory import MemoryStore
 from headsearch.memo.store import Block
 from headsearch.model.plain import plain_outputs
 from headsearch.scoring.item import GRADIENTS, OUTPUTS
+from headsearch.search.astar import Settings
 from headsearch.search.problem import Ask, Order
 from headsearch.task.batches import BatchedData, Span
 from tests.engine import tables
@@ -422,3 +423,43 @@ def test_each_answer_is_ready_once_before_or_when_all_are() -> None:
         np.testing.assert_array_equal(answer, expected[state])
     assert len(expected[HeadSet.of([0, 1])]) < len(DATA.labels)
     assert open_at[0], "the memo's answer, while the others are computed"
+
+
+# What is computed ahead, and left half way
+
+
+def quick(workers: int) -> SimulatedWorkers:
+    """Workers to which a state is so little that jobs ahead of the search are of several."""
+    costs = Costs(lambda job, cached: job.cost * 1e-4)
+    return SimulatedWorkers(tables.plan(workers, 1), costs, tables.computed, coordinator=False)
+
+
+def test_what_was_not_computed_ahead_after_all_is_computed_when_it_is_asked_for() -> None:
+    """Jobs ahead are made one by one; a question that comes between ends that."""
+    root, first, second = HeadSet(), HeadSet.of([0]), HeadSet.of([1])
+    random = np.random.default_rng(0)
+    orders = [Order(random.permutation(60), ends) for ends in ((13, 30, 60), (20, 60))]
+    dispatcher = Dispatcher(quick(2), MemoryStore(), SHAPE)
+    dispatcher.ask([Ask(OUTPUTS, root, (root,))])
+    dispatcher.ask([Ask(OUTPUTS, root, (second,), lambda outputs, examples: False, orders[0])])
+    ahead = Ask(OUTPUTS, root, (first, second), lambda outputs, examples: True, orders[1])
+    for head in range(2, 8):
+        dispatcher.ask([Ask(OUTPUTS, root, (HeadSet.of([head]),))], lambda: [ahead])
+        held = dict.fromkeys(dispatcher.cutter._under_way, 0)
+        for made in dispatcher.cutter._of_job.values():
+            for want in made.wants:
+                held[want.key] |= made.bits
+        assert held == dispatcher.cutter._under_way, "a job has all that is under way"
+    (outputs,) = dispatcher.ask([ahead])
+    for state, found in zip((first, second), outputs, strict=True):
+        (expected,) = Dispatcher(quick(1), MemoryStore(), SHAPE).ask([Ask(OUTPUTS, root, (state,))])
+        np.testing.assert_array_equal(found, expected[0])
+
+
+@pytest.mark.parametrize("workers", [2, 3, 8])
+@pytest.mark.parametrize("max_drop", [0.1, 0.2])
+def test_a_search_with_much_computed_ahead_comes_to_its_end(workers: int, max_drop: float) -> None:
+    settings = Settings(max_evaluations=300, patience=4, proposals=0, bound_evaluations=60)
+    found, dispatcher = tables.run(quick(workers), None, max_drop, settings)
+    assert found == tables.run(tables.undisturbed(), None, max_drop, settings)[0]
+    assert dispatcher.counts.speculative > 0
