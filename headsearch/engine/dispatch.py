@@ -69,7 +69,7 @@ class Dispatcher:
         workers: compute jobs.
         memo: holds all scores; whatever it has is not computed again.
         shape: the heads.
-        on_result: called with the counts after jobs were done.
+        on_result: called with the counts after jobs were done, and now and then in between.
     """
 
     def __init__(
@@ -95,7 +95,12 @@ class Dispatcher:
         self._answered: tuple[tuple[str, bool, bool], float] | None = None  # and when
         self._thinks: dict[tuple[str, bool, bool], float] = {}  # seconds thought after each sort
         self.counts = Counts()
-        self.scheduler = Scheduler(workers, lambda shard: self._ahead.job(shard), self._may_drop)
+        self.scheduler = Scheduler(
+            workers,
+            lambda shard: self._ahead.job(shard),
+            self._may_drop,
+            lambda: on_result(self.counts),
+        )
         self.cutter = Cutter(self.scheduler.seconds)
 
     def ask(

@@ -54,11 +54,21 @@ def unpack_blocks(packed: bytes) -> list[Block]:
     ]
 
 
+def _file(path: str) -> tuple[int, int]:
+    """Return which file is at a path, by device and inode; zeros where there is none."""
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return 0, 0
+    return found.st_dev, found.st_ino
+
+
 class MemoActor:
     """Owns the stores. Only bytes, numbers and text reach it."""
 
     def __init__(self) -> None:
         self._stores: dict[tuple[str, str], SqliteStore] = {}
+        self._files: dict[tuple[str, str], tuple[int, int]] = {}  # which file each has open
 
     def __repr__(self) -> str:
         return ACTOR
@@ -71,11 +81,16 @@ class MemoActor:
                 f"the folder {Path(path).parent} can't be seen from {node}, where the memo of the "
                 "cluster's searches runs; put run folders on storage that all machines share"
             )
-        if (path, fingerprint) not in self._stores:
+        key = path, fingerprint
+        if key in self._stores and self._files[key] != _file(path):
+            # Its search was killed, and its folder removed since: what is there now is another.
+            self.close(path, fingerprint)
+        if key not in self._stores:
             try:
-                self._stores[path, fingerprint] = SqliteStore(Path(path), fingerprint)
+                self._stores[key] = SqliteStore(Path(path), fingerprint)
             except MemoError as error:
                 return str(error)
+            self._files[key] = _file(path)
         return None
 
     def find(self, path: str, fingerprint: str, kind: str, states: list[bytes]) -> bytes:

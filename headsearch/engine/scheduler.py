@@ -65,6 +65,7 @@ class Scheduler:
         filler: asked for a job, best on a given shard, when a worker has nothing to do; None:
             there is none for anybody.
         may_drop: whether a job that can't be computed is none that is needed; then it is dropped.
+        waiting_still: called now and then while nothing is done yet.
     """
 
     def __init__(
@@ -72,8 +73,9 @@ class Scheduler:
         workers: Workers,
         filler: Callable[[int], Job | None] = lambda shard: None,
         may_drop: Callable[[Job], bool] = lambda job: False,
+        waiting_still: Callable[[], None] = lambda: None,
     ) -> None:
-        self._workers = workers
+        self._workers, self._waiting_still = workers, waiting_still
         self._filler = filler
         self._may_drop = may_drop
         self._error: EngineError | None = None  # raised once what was done is handed over
@@ -157,6 +159,7 @@ class Scheduler:
                 self._looked = self._workers.now()
                 self._look_for_slow()
                 self._check_alone()
+                self._waiting_still()
             # Once something is done, what is asked for next may follow at once.
             more = self._pump(fill=not done)
         if self._error is not None and not done:

@@ -52,6 +52,16 @@ def test_it_costs_no_more_than_was_allowed(seed: int) -> None:
         assert after.evaluations < before.evaluations + evaluations + 1
 
 
+def test_a_search_that_ended_by_itself_says_so_whatever_ends_what_comes_after() -> None:
+    lattice = Lattice((4, 4), seed=1, **MONOTONE)
+    before, _ = run(lattice, FEW)
+    limit = int(before.evaluations) + 2
+    after, steps = run(lattice, dataclasses.replace(sharpened(50), max_evaluations=limit))
+    assert any(step["kind"] == "bound" for step in steps)
+    assert after.evaluations <= limit
+    assert after.stopped == before.stopped == "expansion budget spent"
+
+
 def test_without_evaluations_nothing_changes() -> None:
     lattice = Lattice((4, 4), seed=1)
     assert json.dumps(run(lattice, FEW)[1]) == json.dumps(run(lattice, sharpened(0))[1])
