@@ -13,7 +13,7 @@ from sklearn.isotonic import IsotonicRegression
 from torch import nn
 
 from headsearch.heads import HeadMap, HeadSet
-from headsearch.model.families import family_of, head_map
+from headsearch.model.families import family_of, head_map, least_first
 from headsearch.model.latency import rounds
 from headsearch.model.narrow import RECORD, narrowed
 from headsearch.model.samples import sample_inputs
@@ -56,8 +56,9 @@ def attention_times(
     inputs = {name: t.to(device) for name, t in sample_inputs(model, batch, tokens).items()}
     arguments = _arguments(model, [paths[number] for number in alike.values()], inputs)
     attentions: dict[int, list[nn.Module]] = {number: [] for number in alike.values()}
+    orders = least_first(model)
     for left in range(max(shape.heads_per_layer) + 1):
-        small = narrowed(model, _all_but(shape, left))
+        small = narrowed(model, _all_but(orders, shape, left))
         for number, found in attentions.items():
             if left <= shape.heads_per_layer[number]:
                 found.append(small.get_submodule(paths[number]))
@@ -137,10 +138,10 @@ def _call(module: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> A
     return lambda: module(*given, **named)
 
 
-def _all_but(shape: HeadMap, left: int) -> HeadSet:
-    """Return all heads but the first so many of each layer."""
+def _all_but(orders: list[list[int]], shape: HeadMap, left: int) -> HeadSet:
+    """Return all heads but so many of each layer, in the order in which least goes with them."""
     return HeadSet.of(
         shape.index(layer, head)
-        for layer, heads in enumerate(shape.heads_per_layer)
-        for head in range(left, heads)
+        for layer, order in enumerate(orders)
+        for head in order[: max(0, len(order) - left)]
     )

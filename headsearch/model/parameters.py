@@ -7,7 +7,7 @@ import copy
 from torch import nn
 
 from headsearch.heads import HeadSet
-from headsearch.model.families import head_map
+from headsearch.model.families import head_map, least_first
 from headsearch.model.narrow import narrow_in_place
 
 
@@ -19,22 +19,17 @@ def parameters(model: nn.Module) -> int:
 def parameters_saved(model: nn.Module) -> list[list[int]]:
     """Return for each layer how many parameters go with 0, 1, 2, … of its heads, at least.
 
-    Counted on a copy without values that is narrowed head by head. Where keys and values go with
-    the last head of a group, heads of all groups are taken in turn, so that groups last longest.
+    Counted on a copy without values that is narrowed head by head, in the order in which least goes
+    with them; see `families.least_first`.
     """
     shrinking = copy.deepcopy(model).to("meta")
     table = []
-    for layer, heads in enumerate(head_map(model).heads_per_layer):
+    for layer, order in enumerate(least_first(model)):
         whole = parameters(shrinking)
-        start, left, row = head_map(shrinking).start(layer), list(range(heads)), [0]
-        for head in sorted(left, key=_far_apart):
+        start, left, row = head_map(shrinking).start(layer), list(range(len(order))), [0]
+        for head in order:
             narrow_in_place(shrinking, HeadSet.of([start + left.index(head)]))
             left.remove(head)
             row.append(whole - parameters(shrinking))
         table.append(row)
     return table
-
-
-def _far_apart(head: int) -> str:
-    """Order heads so that neighbours, which share a group, come far from each other: 0, 8, 4, …"""
-    return f"{head:064b}"[::-1]

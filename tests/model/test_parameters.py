@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
+import torch
 from torch import nn
+from transformers import LlamaConfig, LlamaForSequenceClassification
 
 from headsearch.heads import HeadSet
-from headsearch.model.families import head_map
+from headsearch.model.families import head_map, least_first
 from headsearch.model.narrow import narrowed
 from headsearch.model.parameters import parameters, parameters_saved
 from tests.tiny import SPECS, tiny_model
+from tests.tiny_families import GROUPED
 
 
 @pytest.fixture(params=sorted(SPECS), name="model")
@@ -33,3 +37,26 @@ def test_counting_parameters_leaves_the_model_alone(model: nn.Module) -> None:
     assert head_map(model).total == 12
     assert not hasattr(model.config, "headsearch")
     assert all(p.device.type == "cpu" for p in model.parameters())
+
+
+@pytest.mark.parametrize(("heads", "shared"), [(12, 4), (12, 2), (14, 2), (24, 8), (6, 1)])
+@pytest.mark.parametrize("before", [(), (0, 1, 4)])
+def test_of_heads_that_share_keys_as_many_are_saved_at_least_as_any_choice_saves(
+    heads: int, shared: int, before: tuple[int, ...]
+) -> None:
+    settings = {**GROUPED, "num_attention_heads": heads, "num_key_value_heads": shared}
+    settings |= {"hidden_size": heads * 2, "head_dim": 2, "num_hidden_layers": 1}
+    torch.manual_seed(0)
+    model = narrowed(LlamaForSequenceClassification(LlamaConfig(**settings)), HeadSet.of(before))
+    (table,), whole = parameters_saved(model), parameters(model)
+    left = heads - len(before)
+    assert len(table) == left + 1
+    random = np.random.default_rng(0)
+    for count in range(left + 1):
+        choices = [random.choice(left, count, replace=False) for _ in range(20)]
+        choices += [np.arange(count), np.arange(left)[::-1][:count], least_first(model)[0][:count]]
+        saved = [
+            whole - parameters(narrowed(model, HeadSet.of(int(j) for j in choice)))
+            for choice in choices
+        ]
+        assert table[count] == min(saved) == saved[-1]

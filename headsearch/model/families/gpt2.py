@@ -36,9 +36,9 @@ class Gpt2Family:
     def matches(self, model: nn.Module) -> bool:
         found = modules_at(model, "transformer.h.*.attn")
         return bool(found) and all(
-            isinstance(getattr(own, name, None), Conv1D)
+            hasattr(own, "head_dim")  # which that of the first GPT has not
+            and all(isinstance(getattr(own, name, None), Conv1D) for name in ("c_attn", "c_proj"))
             for own in found
-            for name in ("c_attn", "c_proj")
         )
 
     def layers(self, model: nn.Module) -> Sequence[HeadLayer]:

@@ -84,6 +84,10 @@ class LlamaFamily:
             for own in modules_at(model, "model.layers.*.self_attn")
         ]
 
+    def groups(self, model: nn.Module, layer: int) -> Sequence[int]:
+        """Return of every head which others it shares keys and values with."""
+        return _groups(modules_at(model, "model.layers.*.self_attn")[layer])
+
     def narrow(self, model: nn.Module, layer: int, kept: tuple[int, ...]) -> None:
         attention = modules_at(model, "model.layers.*.self_attn")[layer]
         before = _groups(attention)
@@ -112,6 +116,8 @@ def _is_one(attention: Any) -> bool:
     linear = {"q_proj", "k_proj", "v_proj", "o_proj"}
     return (
         linear <= set(children) <= linear | {"q_norm", "k_norm"}
+        # What it has of its own may be of each head, as GPT-OSS's sinks are.
+        and not list(attention.parameters(recurse=False))
         and all(isinstance(children[name], nn.Linear) for name in linear)
         and hasattr(attention, "num_key_value_groups")
         and attention.q_proj.out_features == attention.o_proj.in_features

@@ -38,6 +38,16 @@ FAMILIES: tuple[Family, ...] = (
     VIT,
     DEIT,
 )
+# Models whose layers and classifiers the families above put together as transformers does.
+FAST_TYPES = (
+    "bert",
+    "roberta",
+    "xlm-roberta",
+    "camembert",
+    "electra",
+    "distilbert",
+    "mpnet",
+)
 # The names of classifiers on top of all of these.
 CLASSIFIERS = ("classifier", "score", "classification_head", "cls_classifier")
 
@@ -110,6 +120,9 @@ def fast_family_of(model: nn.Module) -> FastFamily | None:
     )
     if FAST_PATH in family.limits or not stock:
         return None
+    own: Any = model.config
+    if family in FAMILIES and own.model_type not in FAST_TYPES:
+        return None  # its layers look like those of the family, but the rest may be put otherwise
     if not isinstance(family, FastFamily):
         raise InputError(
             f"the family {family.name!r} lacks `embed`, `position_bias` or `classify`: it must "
@@ -160,6 +173,23 @@ def reads_images(model: nn.Module) -> bool:
 def head_map(model: nn.Module) -> HeadMap:
     """Return how many heads each layer of the model has now."""
     return HeadMap(tuple(layer.heads for layer in family_of(model).layers(model)))
+
+
+def least_first(model: nn.Module) -> list[list[int]]:
+    """Return for each layer its heads in the order in which least goes with them.
+
+    Where heads share keys and values, these go with the last head of a group: so the last ones come
+    last. A family says by `groups(model, layer)` of every head which group it is in; where it has
+    no such method, heads share nothing.
+    """
+    family, orders = family_of(model), list[list[int]]()
+    for layer, heads in enumerate(head_map(model).heads_per_layer):
+        order = list(range(heads))
+        if heads and hasattr(family, "groups"):
+            last = {group: head for head, group in enumerate(family.groups(model, layer))}
+            order.sort(key=lambda head: head in last.values())
+        orders.append(order)
+    return orders
 
 
 def vocabulary(model: nn.Module) -> int | None:

@@ -86,6 +86,8 @@ class SeparateFamily:
         )
         return (
             linear
+            and type(attention).__name__ not in OTHERWISE
+            and not list(attention.parameters(recurse=False))
             and {children[name].out_features for name in self.inputs}
             == {children[self.output].in_features}
             and hasattr(attention, self.head_size)
@@ -93,6 +95,8 @@ class SeparateFamily:
         )
 
 
+# Attention modules that look alike but can't be narrowed alike: this one's width is fixed.
+OTHERWISE = ("MvpAttention",)
 # OPT's and BART's names of the projections.
 _INPUTS = ("q_proj", "k_proj", "v_proj")
 
