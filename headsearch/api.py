@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from headsearch.errors import InputError
 from headsearch.heads import HeadSet
 from headsearch.memo.memory import MemoryStore
 from headsearch.memo.store import MemoStore
+from headsearch.model.as_it_is import as_it_is, is_float32
+from headsearch.model.bundle import rebuild
 from headsearch.model.checkpoint import load_pruned, save_pruned
 from headsearch.model.families import head_map, kind_of, reads_images, register_family
 from headsearch.model.narrow import narrowed
@@ -138,16 +140,32 @@ def search(
             **options,
         }
     )
+    with as_it_is(model):
+        return _search(
+            model, tokenizer, dataset, certify_dataset, config, listeners, memo, progress
+        )
+
+
+def _search(
+    model: nn.Module,
+    tokenizer: Any,
+    dataset: Any,
+    certify_dataset: Any,
+    config: RunConfig,
+    listeners: Callbacks,
+    memo: str | Path | None,
+    progress: bool,
+) -> SearchResult:
     whole: Any = model
     kind = kind_of(model)  # what is wrong with it is said before data are read
 
     def examples_of(rows: Any, max_examples: int | None) -> Examples:
         return examples_from_rows(
             rows,
-            text_column=text_column,
-            pair_column=pair_column,
-            label_column=label_column,
-            image_column=image_column if reads_images(model) else None,
+            text_column=config.text_column,
+            pair_column=config.pair_column,
+            label_column=config.label_column,
+            image_column=config.image_column if reads_images(model) else None,
             id2label=whole.config.id2label,
             classes=whole.config.num_labels,
             max_examples=max_examples,
@@ -160,6 +178,9 @@ def search(
         with about_certify_data():
             certify = examples_of(certify_dataset, None)
     task = make_task(model, tokenizer, examples, config, certify)
+    if not is_float32(model):
+        # The last word is float32's, and the user's model stays where it is, as it is.
+        task = replace(task, model=rebuild(task.bundle))
     choice = engines.choose(config, task)
     saves = weigh(task, config)
     workers = engines.start(choice, config, task)

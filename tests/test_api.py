@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import copy
+import gc
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pytest
+import torch
 
 import headsearch
-from headsearch.errors import DataError, InputError, UnknownFamilyError
+from headsearch.engine.worker import make_evaluator
+from headsearch.errors import DataError, InputError, ModelError, UnknownFamilyError
 from headsearch.heads import HeadMap, HeadSet
 from headsearch.model.plain import plain_outputs
+from headsearch.task.data import examples_from_rows
 from tests.tiny import tiny_data, tiny_model
 from tests.tiny_families import case
 from tests.words import texts_and_labels, tiny_tokenizer, trained_model
@@ -231,3 +238,109 @@ def test_parameters_may_be_what_is_saved() -> None:
     pruned = headsearch.prune(MODEL, found.best.removed)
     sizes = [sum(p.numel() for p in model.parameters()) for model in (MODEL, pruned)]
     assert found.best.saved == sizes[0] - sizes[1] > 0
+
+
+QUICK: dict[str, Any] = {"max_drop": 0.05, "max_evaluations": 12}
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_model_in_training_stays_in_training(fails: bool) -> None:
+    model = copy.deepcopy(MODEL).train()
+    model.classifier.eval()
+    before = [module.training for module in model.modules()]
+    if fails:
+        with pytest.raises(DataError):
+            headsearch.search(model, TOKENIZER, [], **QUICK)
+    else:
+        headsearch.search(model, TOKENIZER, ROWS, **QUICK)
+    assert [module.training for module in model.modules()] == before
+    assert len(set(before)) == 2
+
+
+def test_the_last_word_on_a_half_precision_model_is_float32s() -> None:
+    half = copy.deepcopy(MODEL).to(torch.bfloat16)
+    found = headsearch.search(half, TOKENIZER, ROWS, **QUICK).details
+    same = headsearch.search(copy.deepcopy(half).float(), TOKENIZER, ROWS, **QUICK).details
+    assert found["certificate"]["plain"] == same["certificate"]["plain"]
+    assert {p.dtype for p in half.parameters()} == {torch.bfloat16}
+    whole = headsearch.search(MODEL, TOKENIZER, ROWS, **QUICK).details
+    assert found["certificate"]["plain"] != whole["certificate"]["plain"]
+
+
+def test_reduced_precision_around_a_search_is_off_within() -> None:
+    outside = headsearch.search(MODEL, TOKENIZER, ROWS, **QUICK).details
+    torch.set_float32_matmul_precision("medium")
+    try:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            within = headsearch.search(MODEL, TOKENIZER, ROWS, **QUICK).details
+            assert torch.is_autocast_enabled("cpu")
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    for name in ("best", "baseline", "certificate"):
+        assert within[name] == outside[name]
+
+
+def test_a_search_holds_no_memory_when_it_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Any] = []
+
+    def noted(*args: Any, **options: Any) -> Any:
+        evaluator = make_evaluator(*args, **options)
+        made.append(weakref.ref(evaluator))
+        return evaluator
+
+    monkeypatch.setattr("headsearch.engine.inline.make_evaluator", noted)
+    gc.disable()
+    try:
+        headsearch.search(MODEL, TOKENIZER, ROWS, **QUICK)
+        assert [reference() for reference in made] == [None]
+    finally:
+        gc.enable()
+
+
+def test_threads_are_as_before_where_workers_do_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*args: Any, **options: Any) -> None:
+        raise ModelError("no")
+
+    monkeypatch.setattr("headsearch.engine.inline.make_evaluator", fails)
+    before = torch.get_num_threads()
+    with pytest.raises(ModelError):
+        headsearch.search(MODEL, TOKENIZER, ROWS, threads_per_worker=before + 2, **QUICK)
+    assert torch.get_num_threads() == before
+
+
+class Rows(torch.utils.data.Dataset[dict[str, Any]]):
+    def __len__(self) -> int:
+        return len(ROWS)
+
+    def __getitem__(self, place: int) -> dict[str, Any]:
+        return ROWS[place]
+
+
+IDS = [int(label == "pos") for label in LABELS]
+RAW = datasets.Dataset.from_dict({"raw": TEXTS, "label": LABELS})
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        Rows(),
+        [{"text": t, "label": torch.tensor(i)} for t, i in zip(TEXTS, IDS, strict=True)],
+        list(datasets.Dataset.from_dict({"text": TEXTS, "label": IDS}).with_format("torch")),
+        datasets.IterableDataset.from_generator(lambda: iter(ROWS)),
+        RAW.with_transform(lambda batch: {"text": batch["raw"], "label": batch["label"]}),
+    ],
+    ids=["torch", "tensors", "formatted", "iterable", "transformed"],
+)
+def test_rows_may_come_in_any_way(rows: Any) -> None:
+    found = examples_from_rows(rows, id2label={0: "neg", 1: "pos"}, classes=2)
+    assert found.texts == TEXTS
+    assert found.labels.tolist() == IDS
+
+
+def test_a_transform_of_a_data_set_is_followed() -> None:
+    turned = datasets.Dataset.from_list(ROWS).with_transform(
+        lambda batch: {"text": [text.upper() for text in batch["text"]], "label": batch["label"]}
+    )
+    found = examples_from_rows(turned, id2label={0: "neg", 1: "pos"}, classes=2)
+    assert found.texts == [text.upper() for text in TEXTS]

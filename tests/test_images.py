@@ -16,6 +16,7 @@ import headsearch
 from headsearch.errors import DataError
 from headsearch.heads import HeadMap
 from headsearch.model.checkpoint import load_model
+from headsearch.model.samples import sample_inputs
 from headsearch.run.config import RunConfig
 from headsearch.run.prepare import load_task
 from headsearch.task.images import images_of
@@ -96,3 +97,35 @@ def test_grey_and_transparent_images_are_made_coloured() -> None:
     found = images_of([grey, clear, np.full((3, 4), 7)], "image")
     assert [image.shape for image in found] == [(3, 4, 3)] * 3
     assert found[0].tolist() == found[2].tolist()
+
+
+@pytest.mark.parametrize(
+    ("picture", "message"),
+    [
+        (np.random.default_rng(0).random((8, 8, 3), np.float32), "this one holds float32"),
+        (np.full((8, 8, 3), 300), "this one holds 300 to 300"),
+        (np.full((8, 8, 3), -1), "this one holds -1 to -1"),
+    ],
+)
+def test_arrays_that_are_no_bytes_are_refused(picture: np.ndarray, message: str) -> None:
+    with pytest.raises(DataError, match=f"whole numbers from 0 to 255 but {message}"):
+        images_of([picture], "image")
+    (kept,) = images_of([np.full((2, 2, 3), 255)], "image")
+    assert (kept == 255).all()
+
+
+def test_images_need_not_be_square() -> None:
+    model = tiny("ViTForImageClassification", {**IMAGE, "image_size": (8, 12)})
+    processor = ViTImageProcessorPil(size={"height": 8, "width": 12})
+    result = headsearch.search(model, processor, ROWS, max_drop=DROP, max_evaluations=10)
+    assert result.details["gradient_passes"] >= 1
+    assert sample_inputs(model, 2, 1)["pixel_values"].shape == (2, 3, 8, 12)
+
+
+def test_a_distilled_model_is_loaded_with_both_of_its_classifiers(tmp_path: Path) -> None:
+    model = tiny("DeiTForImageClassificationWithTeacher", IMAGE)
+    model.save_pretrained(tmp_path)
+    PROCESSOR.save_pretrained(tmp_path)
+    loaded, _ = load_model(str(tmp_path))
+    assert type(loaded) is type(model)
+    assert {n for n, _ in loaded.named_parameters()} == {n for n, _ in model.named_parameters()}

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 
 from headsearch.engine.executor import Done, Event, Failed, Job, Plan, Up, describe
-from headsearch.engine.worker import make_evaluator, run_job
+from headsearch.engine.worker import free_cuda, make_evaluator, run_job
 from headsearch.model.bundle import ModelBundle
+from headsearch.scoring.base import Scorer
 from headsearch.task.batches import BatchedData
 
 
@@ -25,11 +26,15 @@ class InlineWorkers:
     def __init__(self, bundle: ModelBundle, data: BatchedData, plan: Plan) -> None:
         self.plan = plan
         self._threads = torch.get_num_threads()  # put back on close
-        if plan.threads is not None:
-            torch.set_num_threads(plan.threads)
-        self._evaluator = make_evaluator(
-            bundle, data, dtype=plan.dtype, gpus=plan.gpus, cache_bytes=plan.cache_bytes
-        )
+        try:
+            if plan.threads is not None:
+                torch.set_num_threads(plan.threads)
+            self._evaluator: Scorer | None = make_evaluator(
+                bundle, data, dtype=plan.dtype, gpus=plan.gpus, cache_bytes=plan.cache_bytes
+            )
+        except BaseException:
+            torch.set_num_threads(self._threads)
+            raise
         self._calls: deque[tuple[int, Sequence[Job]]] = deque()
         self._is_up = False
 
@@ -46,6 +51,7 @@ class InlineWorkers:
             return []
         call, jobs = self._calls.popleft()
         started, arrays = perf_counter(), []
+        assert self._evaluator is not None  # it is not closed
         for place, job in enumerate(jobs):
             try:
                 arrays.append(run_job(self._evaluator, job.item, job.piece.where, job.speculative))
@@ -67,4 +73,7 @@ class InlineWorkers:
     def close(self) -> None:
         """See `Workers.close`."""
         self._calls.clear()
+        # Whoever made the search may still hold this object, but the memory is wanted now.
+        self._evaluator = None
+        free_cuda()
         torch.set_num_threads(self._threads)

@@ -52,7 +52,7 @@ def independent(bundle: ModelBundle, data: BatchedData, dtype: str, gpus: float)
     made = make_evaluator(bundle, data, dtype=dtype, gpus=gpus, cache_bytes=0)
     found = made.independent
     del made
-    _free_cuda()
+    free_cuda()
     return found
 
 
@@ -64,7 +64,8 @@ def _default_cache(gpus: float) -> int:
     return int(memory * min(1.0, gpus) * GPU_SHARE)
 
 
-def _free_cuda() -> None:
+def free_cuda() -> None:
+    """Give memory that torch keeps of a GPU back."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
@@ -91,7 +92,7 @@ def run_job(
         "memory ran out: the parent cache is emptied, and from now on at most %.0f MiB",
         evaluator.cache.limit_bytes / 2**20,
     )
-    _free_cuda()
+    free_cuda()
     try:
         return evaluator.run(item, where)
     except (MemoryError, RuntimeError) as error:

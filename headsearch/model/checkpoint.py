@@ -21,6 +21,7 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     AutoTokenizer,
+    GenerationConfig,
     PreTrainedModel,
 )
 from transformers.utils import logging as transformers_logging
@@ -36,7 +37,9 @@ from headsearch.model.standalone import loader_source
 from headsearch.model.stock import auto_class, stock_class
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+GENERATION = "generation_config.json"
 CODE = "modeling_headsearch.py"  # what transformers runs of a folder, if told to trust it
+WITH_TEACHER = "ForImageClassificationWithTeacher"
 # What loads a model, by the end of the name of its class; all others are sequence classifiers.
 AUTO = {
     ("ForTokenClassification",): AutoModelForTokenClassification,
@@ -98,6 +101,8 @@ def load_config(name: str) -> Any:
 def _auto(config: Any) -> Any:
     """Return the class that loads a model of a hub or folder, by what its config says is on top."""
     name = (getattr(config, "architectures", None) or [""])[0]
+    if name.endswith(WITH_TEACHER):  # with a second classifier, which the auto class leaves out
+        return _class_of(config)
     for endings, kind in AUTO.items():
         if name.endswith(endings):
             return kind
@@ -197,7 +202,11 @@ def load_pruned(folder: str | Path) -> nn.Module:
             if record is None:
                 return _load_stock(str(place), _class_of(config)).eval()
             tensors = safetensors.torch.load_file(place / WEIGHTS)
-            return build(config, record, tensors).eval()
+            model: Any = build(config, record, tensors).eval()
+            if (place / GENERATION).is_file() and model.can_generate():
+                model.generation_config = GenerationConfig.from_pretrained(place)
+            made: nn.Module = model
+            return made
         except (InputError, OSError, ValueError, KeyError, SafetensorError, RuntimeError) as error:
             raise ModelError(
                 f"could not load the narrow model {str(place)!r}: {first_line(error)}"

@@ -47,10 +47,12 @@ def random_inputs(
     """
     random = np.random.default_rng(0)
     if not hasattr(config, "vocab_size"):
-        size = (batch, config.num_channels, config.image_size, config.image_size)
+        size = (batch, config.num_channels, *pair(config.image_size))
         return {"pixel_values": torch.from_numpy(random.standard_normal(size, dtype=np.float32))}
-    pad, end = config.pad_token_id, config.eos_token_id
-    words = np.setdiff1d(np.arange(config.vocab_size), [n for n in (pad, end) if n is not None])
+    pad, ends = config.pad_token_id, config.eos_token_id
+    ends = ends if isinstance(ends, list) else [ends]  # a model may end with any of several
+    end = ends[0]
+    words = np.setdiff1d(np.arange(config.vocab_size), [n for n in (pad, *ends) if n is not None])
     ids = random.choice(words, (batch, tokens))
     lengths = np.full(batch, tokens)
     if padded:
@@ -61,6 +63,11 @@ def random_inputs(
     ids[mask == 0] = pad or 0
     arrays = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(mask)}
     return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+
+def pair(size: int | Sequence[int]) -> tuple[int, int]:
+    """Return height and width of a size that may be one number for both."""
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
 def logits_of(model: nn.Module, inputs: Mapping[str, Tensor]) -> np.ndarray:

@@ -7,6 +7,7 @@ HeadSet alone, to the last bit.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -21,6 +22,7 @@ from headsearch.heads import HeadSet
 from headsearch.model.families import fast_family_of, head_map, kind_of
 from headsearch.model.gate import gates, removal_gates, removed_heads
 from headsearch.model.plain import inputs_of, rows_of
+from headsearch.model.samples import pair
 from headsearch.scoring.base import (
     DEFAULT_CACHE_BYTES,
     DTYPES,
@@ -137,6 +139,7 @@ class StockEvaluator(Scorer):
         passes += getattr(config, "decoder_layers", 0) or getattr(config, "num_decoder_layers", 0)
         tokens = batch.tokens
         if "pixel_values" in batch.arrays:
-            tokens = (config.image_size // config.patch_size) ** 2 + 2
+            sizes = zip(pair(config.image_size), pair(config.patch_size), strict=True)
+            tokens = math.prod(image // patch for image, patch in sizes) + 2
         each = backward_bytes(config, passes) * tokens
         return int(max(1, most_backward_bytes(self._device) // each))

@@ -211,6 +211,11 @@ def tokenise(
     rows = encoded["input_ids"]
     _check_known(rows, tokenizer)
     lengths = np.array([len(row) for row in rows])
+    if kind != SEQUENCES and not lengths.all():
+        raise DataError(
+            f"texts must have a token at least but {(lengths == 0).sum()} of {len(lengths)} have "
+            f"none: example {int(np.argmin(lengths))} is the first"
+        )
     order = np.argsort(lengths, kind="stable")
     pads = {"attention_mask": 0, "input_ids": pad}
     if "token_type_ids" in encoded:

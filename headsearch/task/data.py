@@ -184,13 +184,14 @@ def _columns(rows: Any, names: Sequence[str | None]) -> dict[str, list[Any]]:
     if hasattr(
         rows, "with_format"
     ):  # a data set that gives tensors holds plain values all the same
-        rows = rows.with_format(None)
+        custom = (getattr(rows, "format", None) or {}).get("type") == "custom"
+        rows = list(rows) if custom else rows.with_format(None)  # `with_transform` makes others
     if isinstance(rows, Mapping):
         there = list(rows)
-    elif hasattr(rows, "column_names"):
+    elif getattr(rows, "column_names", None) is not None:
         there = list(rows.column_names)
-    elif isinstance(rows, Iterable):
-        rows = list(rows)
+    elif isinstance(rows, Iterable) or _is_sequence(rows):
+        rows = list(rows) if isinstance(rows, Iterable) else [rows[i] for i in range(len(rows))]
         if not all(isinstance(row, Mapping) for row in rows):
             raise DataError("each row of the data must be a mapping of column names to values")
         there = list(rows[0]) if rows else wanted
@@ -206,9 +207,15 @@ def _columns(rows: Any, names: Sequence[str | None]) -> dict[str, list[Any]]:
     return columns
 
 
+def _is_sequence(rows: Any) -> bool:
+    """Whether there is a length, and an item at every place: as of torch's own data sets."""
+    return hasattr(rows, "__len__") and hasattr(rows, "__getitem__") and not isinstance(rows, str)
+
+
 def _plain(values: Any) -> list[Any]:
-    """Return a list of Python values, also of an array or a tensor."""
-    return list(values.tolist() if hasattr(values, "tolist") else values)
+    """Return a list of Python values, also of an array or a tensor, or of those without axes."""
+    values = values.tolist() if hasattr(values, "tolist") else values
+    return [v.item() if getattr(v, "shape", None) == () else v for v in values]
 
 
 def _texts(values: list[Any], column: str) -> list[str]:
@@ -262,7 +269,7 @@ def _words(values: list[Any], column: str) -> list[list[str]]:
 
 def _label_names(rows: Any, column: str) -> list[str] | None:
     """The names of a `ClassLabel` column, or of one of lists of them, if it is one."""
-    feature = getattr(rows, "features", {}).get(column)
+    feature = (getattr(rows, "features", None) or {}).get(column)
     feature = getattr(feature, "feature", feature)
     names = getattr(feature, "names", None)
     return None if names is None else list(names)

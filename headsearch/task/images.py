@@ -42,7 +42,7 @@ def images_of(values: Sequence[Any], column: str) -> list[np.ndarray]:
             elif hasattr(value, "convert"):
                 picture = value.convert("RGB")
             else:
-                picture = Image.fromarray(np.asarray(value, dtype=np.uint8)).convert("RGB")
+                picture = Image.fromarray(_bytes(np.asarray(value))).convert("RGB")
         except (OSError, UnidentifiedImageError, TypeError, ValueError, IndexError) as error:
             raise DataError(
                 f"column {column!r} must hold images or paths of image files but row {row} is of "
@@ -50,6 +50,21 @@ def images_of(values: Sequence[Any], column: str) -> list[np.ndarray]:
             ) from None
         found.append(np.asarray(picture))
     return found
+
+
+def _bytes(pixels: np.ndarray) -> np.ndarray:
+    """Return whole numbers from 0 to 255 as bytes.
+
+    Raises:
+        ValueError: they are others.
+    """
+    whole = np.issubdtype(pixels.dtype, np.integer)
+    if not whole or (pixels.size and not 0 <= pixels.min() <= pixels.max() <= 255):
+        raise ValueError(
+            "arrays must hold whole numbers from 0 to 255 but this one holds "
+            + (f"{pixels.min()} to {pixels.max()}" if whole and pixels.size else f"{pixels.dtype}")
+        )
+    return pixels.astype(np.uint8)
 
 
 def batch_images(

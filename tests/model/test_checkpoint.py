@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers import GenerationConfig, LlamaConfig
 
 import headsearch
 from headsearch.errors import ModelError, StorageError
@@ -20,7 +21,9 @@ from headsearch.model.checkpoint import load_model, load_pruned, save_pruned
 from headsearch.model.families import head_map
 from headsearch.model.narrow import narrowed
 from headsearch.model.plain import plain_outputs
+from headsearch.model.samples import random_inputs
 from tests.tiny import SPECS, tiny_data, tiny_model
+from tests.tiny_families import GROUPED, case
 from tests.words import save_folder, tiny_tokenizer
 
 
@@ -160,3 +163,20 @@ def test_the_fingerprint_sees_every_weight_and_the_configuration() -> None:
     with torch.no_grad():
         model.classifier.bias[1] += 1e-6
     assert bundle(model).fingerprint() != base
+
+
+def test_how_a_model_generates_is_kept(tmp_path: Path) -> None:
+    model: Any = case("Llama, causal")[0]
+    pruned: Any = headsearch.prune(model, [(0, 1)])
+    pruned.generation_config = GenerationConfig(eos_token_id=[3, 9], max_length=33)
+    save_pruned(pruned, tmp_path / "small")
+    loaded: Any = load_pruned(tmp_path / "small")
+    assert loaded.generation_config.eos_token_id == [3, 9]
+    assert loaded.generation_config.max_length == 33
+
+
+def test_inputs_are_made_for_models_with_several_ends() -> None:
+    config = LlamaConfig(**{**GROUPED, "eos_token_id": [3, 4], "pad_token_id": 0})
+    ids = random_inputs(config, 4, 6, padded=True)["input_ids"]
+    assert (ids[0] == 3).sum() == 1
+    assert (ids != 4).all()

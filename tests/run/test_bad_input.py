@@ -118,6 +118,19 @@ def test_a_tokenizer_with_more_tokens_than_the_model(
     refuse(f"the model's vocabulary, but '[URL]' is {words['[URL]']}", model=folder, data=data)
 
 
+def test_texts_without_any_token(refuse: Any, tmp_path: Path, assets: Any) -> None:
+    folder = tmp_path / "bare"
+    shutil.copytree(assets.model, folder)
+    file = folder / "tokenizer.json"
+    settings = json.loads(file.read_text())
+    settings["post_processor"] = None  # which adds the special tokens
+    file.write_text(json.dumps(settings))
+    data = tmp_path / "d.jsonl"
+    rows = [{"text": "good1", "label": "pos"}, {"text": "", "label": "neg"}]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    refuse("must have a token at least but 1 of 2 have none: example 1", model=folder, data=data)
+
+
 def test_missing_model(refuse: Any) -> None:
     refuse("model folder not found: ./no", model="./no")
 
