@@ -28,6 +28,7 @@ from headsearch.engine.executor import (
 )
 from headsearch.engine.ray_cluster import ask_for, connect
 from headsearch.engine.ray_metrics import Gauges
+from headsearch.engine.scheduler import MAX_DEATHS, PATIENCE_SECONDS
 from headsearch.errors import EngineError
 from headsearch.heads import HeadSet
 from headsearch.scoring.item import WorkItem
@@ -144,21 +145,30 @@ def _put(bundle: ModelBundle, data: BatchedData) -> tuple[Any, Any]:
 def independent_there(bundle: ModelBundle, data: BatchedData, dtype: str, gpus: float) -> bool:
     """Return `Scorer.independent` of a worker on the cluster that this process is connected to.
 
-    Waits until the cluster has a GPU, as the search would have to.
+    Waits until the cluster has a GPU, as long as the search would, and tries another where a worker
+    dies with its machine.
 
     Raises:
-        EngineError: the worker can't be started.
+        EngineError: the worker can't be started, or there was no GPU for too long.
     """
-    try:
-        model, shared = _put(bundle, data)
-        plan = {"threads": None, "gpus": gpus, "dtype": dtype, "cache_bytes": 0}
-        worker = ray.remote(ScoringActor).options(num_cpus=1, num_gpus=gpus)
+    model, shared = _put(bundle, data)
+    plan = {"threads": None, "gpus": gpus, "dtype": dtype, "cache_bytes": 0}
+    worker = ray.remote(ScoringActor).options(num_cpus=1, num_gpus=gpus)
+    for left in reversed(range(MAX_DEATHS)):
         actor = worker.remote("headsearch tries out a device", model, shared, plan)
-        found = bool(ray.get(actor.independent.remote()))
-    except ray_exceptions.RayError as error:
-        raise EngineError(f"could not try out a worker's device: {_line(error)}") from None
-    ray.kill(actor)
-    return found
+        try:
+            return bool(ray.get(actor.independent.remote(), timeout=PATIENCE_SECONDS))
+        except ray_exceptions.GetTimeoutError:
+            raise EngineError(
+                f"no worker was up for {PATIENCE_SECONDS / 60:.0f} minutes to try out its device"
+            ) from None
+        except ray_exceptions.RayError as error:
+            lost = isinstance(error, ray_exceptions.RayActorError) and not error.actor_init_failed
+            if not left or not lost:
+                raise EngineError(f"could not try out a worker's device: {_line(error)}") from None
+        finally:
+            ray.kill(actor)
+    raise AssertionError("unreachable")
 
 
 class RayWorkers:

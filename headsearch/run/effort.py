@@ -5,7 +5,7 @@ there are heads; then every expansion scores the single removals of all heads th
 climbs from there, and `patience` expansions in vain end it. Few heads are left where much can be
 removed, all of them where nothing can, so an expansion is taken to cost a quarter of the heads at
 least, half of them as a rule, and all of them at most: for 72 heads and the default patience of 4
-that is 126 to 396 and 216 as a rule. Searches by a correlation took 256 and 308.
+that is 126 to 396 and 216 as a rule. Searches by a correlation took 256 and 270.
 
 By accuracy most states miss the budget and are given up half way, and most of the work is rounds of
 proposals, of which there are about as many whatever the number of heads: 154 and 215 evaluations

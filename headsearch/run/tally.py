@@ -37,6 +37,7 @@ class Tally:
         self._started = clock()
         self._expected = expected_evaluations(shape.total, config)
         self._best: dict[int, float] = {}  # by heads removed, the largest metric
+        self._known = 0.0, 0.0  # seconds and evaluations until something was computed
         self._values: dict[str, Any] = {
             "metric": config.metric,
             "max_drop": config.max_drop,
@@ -58,6 +59,8 @@ class Tally:
     def on_step(self, step: Mapping[str, Any]) -> None:
         """Take in a committed step, as it is in the transcript."""
         self._values |= {name: step[name] for name in STEP_VALUES if name in step}
+        if not self._values["computed"]:  # a run that goes on has its earlier scores at once
+            self._known = self._clock() - self._started, self._values["evaluations"]
         for bits, metric, *_ in step["scored"]:
             if metric is None:  # given up half way
                 continue
@@ -106,6 +109,7 @@ class Tally:
     def _left(self, seconds: float, rate: float) -> dict[str, float] | None:
         """Return how long the evaluations that are still expected take at the speed so far.
 
+        That is the speed at which they are committed, as not all that is computed is asked for.
         Past the expected number nothing is expected but the end; past the largest, nothing at all.
         """
         limit, done = self._config.time_limit, self._values["evaluations"]
@@ -114,5 +118,8 @@ class Tally:
             return None if limit is None else Range(rest, rest, rest).to_json()
         if not rate or done >= self._expected.high:
             return None
+        known_seconds, known = self._known
+        if done > known and seconds > known_seconds:
+            rate = (done - known) / (seconds - known_seconds)
         counts = vars(self._expected).values()
         return Range(*(min(rest, max(0.0, n - done) / rate) for n in counts)).to_json()

@@ -77,10 +77,25 @@ def test_time_left_is_what_is_expected_at_the_speed_so_far() -> None:
     assert values["rate"] == 0.5
     assert values["expected"] == {"low": 72, "expected": 136, "high": 396}
     assert values["left"] == {"low": 104.8, "expected": 232.0, "high": 752.0}
+    clock.now += 60
     told.on_step(step([], evaluations=250.0))
-    assert told.values()["left"] == {"low": 0.0, "expected": 0.0, "high": 292.0}
+    assert told.values()["left"] == {"low": 0.0, "expected": 0.0, "high": 63.5}
     told.on_step(step([], evaluations=400.0))
     assert told.values()["left"] is None
+
+
+def test_time_left_counts_neither_what_was_known_nor_what_nobody_asked_for() -> None:
+    clock = Clock()
+    told = tally(clock, metric="pearson")
+    told.on_step(step([(0, 0.86)], evaluations=150.0))
+    clock.now += 75  # 150 evaluations of an earlier run were thought about once more
+    told.on_step(step([], evaluations=150.0))
+    clock.now += 5
+    told.on_counts(20.0, 150.0, {})
+    clock.now += 5
+    told.on_step(step([], evaluations=160.0))  # 20 were computed, and 10 of them asked for
+    left = told.values()["left"]
+    assert left == {"low": 0.0, "expected": 56.0, "high": 236.0}
 
 
 def test_a_time_limit_ends_it_in_any_case() -> None:
