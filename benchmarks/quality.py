@@ -7,9 +7,10 @@ PAIRS is the folder where `python -m benchmarks.pairs PAIR PAIRS` made the pair,
 splits. headsearch runs first; every baseline may spend as many evaluations as it did, and gradients
 without limit. A method named `NAME-whole` is that baseline without a limit. What is there already
 in `results/quality/PAIR-SEED.json` is not run again, so the benchmark can be stopped and gone on
-with; every entry says on which machine and commit it was made. `--examples` searches on the first
-few of the search split, for methods that cost too much on all; that goes to `PAIR-SEED-of-N.json`
-in `results/quality_few`. `--evaluations` ends headsearch's search after so many.
+with; every entry says on which machine and commit it was made, and in seconds what it took beyond
+what the memo had. `--examples` searches on the first few of the search split, for methods that cost
+too much on all; that goes to `PAIR-SEED-of-N.json` in `results/quality_few`. `--evaluations` ends
+headsearch's search after so many.
 
 All methods search on the search split. Of the state that each hands back, metric and loss are also
 taken on the certify and test splits, which nothing chose by; and of headsearch's mildest operating

@@ -116,7 +116,7 @@ def draw(found: dict[tuple[str, str], Runs], out: Path) -> None:
     figure, axes = pyplot.subplots(figsize=(6.4, 3.6), layout="constrained")
     for (pair, budget), runs in found.items():
         for seed, methods in sorted(runs.items()):
-            growth = methods[OURS]["growth"]
+            growth = [row[:2] for row in methods[OURS]["growth"]]
             last = [methods[OURS]["heads"], methods[OURS]["evaluations"]]
             heads, evaluations = np.array([*growth, last]).T
             label = f"{pair}, deal {seed}, {100 * float(budget):g} points"
