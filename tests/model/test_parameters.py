@@ -39,7 +39,10 @@ def test_counting_parameters_leaves_the_model_alone(model: nn.Module) -> None:
     assert all(p.device.type == "cpu" for p in model.parameters())
 
 
-@pytest.mark.parametrize(("heads", "shared"), [(12, 4), (12, 2), (14, 2), (24, 8), (6, 1)])
+@pytest.mark.parametrize(
+    ("heads", "shared"),
+    [(12, 4), (12, 2), (14, 2), (6, 1), pytest.param(24, 8, marks=pytest.mark.slow)],
+)
 @pytest.mark.parametrize("before", [(), (0, 1, 4)])
 def test_of_heads_that_share_keys_as_many_are_saved_at_least_as_any_choice_saves(
     heads: int, shared: int, before: tuple[int, ...]

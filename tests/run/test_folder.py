@@ -88,7 +88,10 @@ def test_where_files_can_not_be_locked_it_goes_without(
     assert (tmp_path / "transcript.jsonl").read_text() == '{"step":0}\n'
 
 
-@pytest.mark.parametrize("change", [("--max-drop", "0.05"), ("--confidence", "0.9")])
+@pytest.mark.parametrize(
+    "change",
+    [("--max-drop", "0.05"), pytest.param(("--confidence", "0.9"), marks=pytest.mark.slow)],
+)
 def test_a_resume_that_asks_something_else_leaves_no_old_answer(
     run: Path, change: tuple[str, str], headsearch: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

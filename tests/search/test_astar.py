@@ -519,7 +519,9 @@ def test_a_full_model_whose_correlation_is_undefined_is_refused(metric: str) -> 
         run(lattice, Settings())
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(
+    "seed", [0, 1, *(pytest.param(n, marks=pytest.mark.slow) for n in range(2, 6))]
+)
 @pytest.mark.parametrize("hardest_first", [False, True])
 def test_what_idle_workers_look_at_changes_nothing(seed: int, hardest_first: bool) -> None:
     idle, busy = (

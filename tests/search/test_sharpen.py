@@ -107,7 +107,7 @@ def test_what_it_will_ask_is_expected_for_workers_that_would_idle() -> None:
 
 
 @pytest.mark.parametrize(("seed", "noise"), [(10, 0.3), (20, 1.0), (21, 0.3), (32, 0.3)])
-@pytest.mark.parametrize("proposals", [0, 8])
+@pytest.mark.parametrize("proposals", [0, pytest.param(8, marks=pytest.mark.slow)])
 def test_workers_that_idle_change_nothing(seed: int, noise: float, proposals: int) -> None:
     """They have it looked at what comes next, at times when less is known than later."""
     settings = Settings(proposals=proposals, bound_evaluations=15, patience=2)
