@@ -15,7 +15,7 @@ from headsearch.errors import InputError
 from headsearch.heads import HeadSet
 from headsearch.memo.memory import MemoryStore
 from headsearch.memo.store import MemoStore
-from headsearch.model.as_it_is import as_it_is, is_float32
+from headsearch.model.as_it_is import as_it_is, is_float32_on_cpu
 from headsearch.model.bundle import rebuild
 from headsearch.model.checkpoint import load_pruned, save_pruned
 from headsearch.model.families import head_map, kind_of, reads_images, register_family
@@ -178,7 +178,7 @@ def _search(
         with about_certify_data():
             certify = examples_of(certify_dataset, None)
     task = make_task(model, tokenizer, examples, config, certify)
-    if not is_float32(model):
+    if not is_float32_on_cpu(model):
         # The last word is float32's, and the user's model stays where it is, as it is.
         task = replace(task, model=rebuild(task.bundle))
     choice = engines.choose(config, task)

@@ -166,14 +166,20 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
 def case(name: str) -> tuple[nn.Module, Sequence[Batch]]:
     """Return a model and batches, made once; neither may be changed."""
     _, kind, settings = CASES[name]
+    model = lively(kind, settings)
+    return model, batches_for(model)
+
+
+def lively(kind: str, settings: dict[str, Any]) -> nn.Module:
+    """Return a model of a class of transformers, with weights so large that attention matters."""
     made = getattr(transformers, kind)
     torch.manual_seed(0)
-    model = made(made.config_class(**settings))
-    with torch.no_grad():  # larger weights, so that attention matters
+    model: nn.Module = made(made.config_class(**settings))
+    with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() > 1:
                 parameter.add_(torch.randn_like(parameter) * 0.2)
-    return model.eval(), batches_for(model)
+    return model.eval()
 
 
 def batches_for(model: nn.Module, per_batch: int = 4) -> tuple[Batch, ...]:

@@ -104,7 +104,7 @@ class Cutter:
                 # takes the jobs may stop half way, and meanwhile others may be asked for.
                 taken: dict[Key, int] = {}
                 while missing := self._missing(ordered[start:stop], all_bits, taken):
-                    bits, group = missing[0]
+                    bits, group = missing
                     for want in group:
                         key = want.key
                         taken[key] = taken.get(key, 0) | bits
@@ -121,20 +121,25 @@ class Cutter:
                     self.made += 1
                     self._of_job[number] = Cut(group, *layout.where(some.span, some.rows))
                     yield Job(number, item, some, cost * some.load, speculative)
+                    if len(group) == len(ordered[start:stop]):
+                        break  # as mostly: nothing else is missing
 
     def _missing(
         self, wants: Sequence[Want], bits: int, taken: Mapping[Key, int]
-    ) -> list[tuple[int, list[Want]]]:
-        """Return wants by which of some examples are neither known, nor under way, nor taken."""
+    ) -> tuple[int, list[Want]] | None:
+        """Return which of some examples are neither known, nor under way, nor taken, of whom.
+
+        Of wants that lack the same ones, until there are none.
+        """
         whole, parts = list[Want](), dict[int, list[Want]]()
         for want in wants:
-            own = taken.get(want.key, 0)
-            there = bits & (want.known | self._under_way.get(want.key, 0) | own)
-            if not there or (there != bits and not want.any_part and not own):
+            under_way = self._under_way.get(want.key, 0) | taken.get(want.key, 0)
+            there = bits & (want.known | under_way)
+            if not there or (there != bits and not want.any_part):
                 whole.append(want)
             elif there != bits:
                 parts.setdefault(bits ^ there, []).append(want)
-        return [*([(bits, whole)] if whole else []), *parts.items()]
+        return (bits, whole) if whole else next(iter(parts.items()), None)
 
     def wants_of(self, job: Job) -> list[Want]:
         """Return what a job that is under way was cut from."""

@@ -99,7 +99,7 @@ class Dispatcher:
             workers,
             lambda shard: self._ahead.job(shard),
             self._may_drop,
-            lambda: on_result(self.counts),
+            lambda: self._on_result(self.counts),
         )
         self.cutter = Cutter(self.scheduler.seconds)
 

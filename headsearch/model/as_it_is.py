@@ -29,7 +29,7 @@ def as_it_is(model: nn.Module) -> Iterator[None]:
                 module.training = was
 
 
-def is_float32(model: nn.Module) -> bool:
+def is_float32_on_cpu(model: nn.Module) -> bool:
     """Whether all weights are float32 and in this machine's own memory."""
     return all(
         p.device.type == "cpu" and (p.dtype == torch.float32 or not p.is_floating_point())

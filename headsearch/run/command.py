@@ -28,7 +28,7 @@ from headsearch.run.folder import (
     Transcript,
     check_free,
 )
-from headsearch.run.prepare import Task, load_data, load_task, make_task
+from headsearch.run.prepare import Task, classes_of, load_data, load_task, make_task
 from headsearch.run.session import Outcome, Watcher, run_search
 from headsearch.run.verify import plain_score
 from headsearch.run.weighing import weigh
@@ -223,9 +223,8 @@ def verify(
     config = RunConfig(model=str(target), data=data, map=map_by, **(given or {}))
     model, tokenizer = load_model(config.model)
     if "metric" not in (given or {}):
-        settings: Any = model.config
-        fitting = metrics_for(settings.num_labels, kind_of(model))
-        config = dataclasses.replace(config, metric=fitting[0])
+        kind = kind_of(model)
+        config = dataclasses.replace(config, metric=metrics_for(classes_of(model, kind), kind)[0])
     task = make_task(model, tokenizer, load_data(config, model), config)
     score = plain_score(task.model, task.data, task.objective, HeadSet())
     return {

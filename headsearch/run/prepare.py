@@ -133,7 +133,6 @@ def make_task(
             f"certify data must be new to the search but {both} of their {len(certify.texts)} "
             "examples are in the search data too"
         )
-    settings: Any = model.config
 
     def tokenised(part: Examples) -> BatchedData:
         if reads_images(model):
@@ -147,8 +146,7 @@ def make_task(
     data = tokenised(examples)
     with about_certify_data():
         held = None if certify is None else tokenised(certify)
-    classes = {LABELS: 2, SEQUENCES: 1}.get(kind, settings.num_labels)
-    objective = make_objective(config.metric, data.labels, classes, kind)
+    objective = make_objective(config.metric, data.labels, classes_of(model, kind), kind)
     parts = bundle(model)
     return Task(
         model=model.eval(),
@@ -160,6 +158,12 @@ def make_task(
         certify=held,
         certify_repeats=0 if certify is None else repeats(certify),
     )
+
+
+def classes_of(model: nn.Module, kind: str) -> int:
+    """Return how many classes a scored row has; see `make_objective`."""
+    settings: Any = model.config
+    return {LABELS: 2, SEQUENCES: 1}.get(kind, int(settings.num_labels))
 
 
 def _check_vocabulary(data: BatchedData, tokenizer: Any, known: int | None) -> None:

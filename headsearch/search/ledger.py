@@ -309,11 +309,8 @@ class Ledger:
 
 def _mended(slopes: np.ndarray) -> np.ndarray:
     """Return slopes with 0 in examples where one is not finite."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        if np.isfinite(slopes.sum()):  # it is not, if a term is not
-            return slopes
-    whole = np.isfinite(slopes).all(axis=(1, 2), keepdims=True)
-    return np.where(whole, slopes, slopes.dtype.type(0))
+    whole = np.asarray(finite_rows(slopes).all(axis=1))
+    return slopes if whole.all() else np.where(whole[:, None, None], slopes, np.float32(0.0))
 
 
 def finite(value: float) -> float | None:

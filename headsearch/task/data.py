@@ -235,7 +235,7 @@ def _check_characters(values: Sequence[str | Sequence[str]], column: str) -> Non
     """Check that there are no halves of characters, which no tokenizer takes."""
     for row, value in enumerate(values):
         try:
-            "".join(value).encode()
+            (value if isinstance(value, str) else "".join(value)).encode()
         except UnicodeEncodeError as error:
             half = ascii(error.object[error.start])
             raise DataError(

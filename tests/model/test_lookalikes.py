@@ -6,9 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-import transformers
-from torch import nn
 
 from headsearch.errors import UnknownFamilyError
 from headsearch.heads import HeadSet
@@ -17,22 +14,10 @@ from headsearch.model.plain import plain_outputs
 from headsearch.scoring.stock import evaluator_for
 from headsearch.task.batches import Span
 from tests.tiny import BERT_LIKE
-from tests.tiny_families import GROUPED, batches_for
+from tests.tiny_families import GROUPED, batches_for, lively
 
 SEQUENCE = "ForSequenceClassification"
 BIGBIRD: dict[str, Any] = {**BERT_LIKE, "attention_type": "original_full"}
-
-
-def made(name: str, settings: dict[str, Any]) -> nn.Module:
-    kind = getattr(transformers, name)
-    torch.manual_seed(0)
-    model = kind(kind.config_class(**settings))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() > 1:
-                parameter.add_(torch.randn_like(parameter) * 0.2)
-    found: nn.Module = model.eval()
-    return found
 
 
 @pytest.mark.parametrize(
@@ -44,10 +29,10 @@ def made(name: str, settings: dict[str, Any]) -> nn.Module:
     ],
 )
 def test_they_are_scored_by_their_own_forward(name: str, settings: dict[str, Any]) -> None:
-    model = made(name, settings)
+    model = lively(name, settings)
     batches = batches_for(model)
     assert fast_family_of(model) is None
-    evaluator = evaluator_for(made(name, settings), batches)
+    evaluator = evaluator_for(lively(name, settings), batches)
     states = [HeadSet(), HeadSet.of([0, 3]), head_map(model).full]
     found = evaluator.outputs(HeadSet(), states, Span(0, len(batches)))
     expected = [plain_outputs(model, batches, state) for state in states]
@@ -81,4 +66,4 @@ def test_they_are_scored_by_their_own_forward(name: str, settings: dict[str, Any
 )
 def test_what_would_not_work_is_of_no_known_family(name: str, settings: dict[str, Any]) -> None:
     with pytest.raises(UnknownFamilyError, match=f"{name} is of no known family"):
-        family_of(made(name, settings))
+        family_of(lively(name, settings))

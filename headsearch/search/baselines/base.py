@@ -13,6 +13,9 @@ from headsearch.search.guides import View
 from headsearch.search.ledger import Ledger, Stop
 from headsearch.search.problem import Node, Oracle, Problem
 
+# A coarse walk goes by tenths of all heads, as the steps of the sources do.
+TENTHS = 10
+
 
 class Baseline(Protocol):
     """Another way to choose heads. All states that it asks for are scored on every example."""
@@ -94,7 +97,18 @@ def score(
 def is_tenth(state: HeadSet, total: int) -> bool:
     """Whether a state is the first, as heads go one by one, that lacks a further tenth of them."""
     gone = len(state)
-    return gone * 10 // total > (gone - 1) * 10 // total
+    return gone * TENTHS // total > (gone - 1) * TENTHS // total
+
+
+def gap(scored: Sequence[Node]) -> range:
+    """Return how many heads may be gone between the furthest feasible state and the next one.
+
+    Args:
+        scored: the states of a coarse walk.
+    """
+    furthest = max((len(node.heads) for node in scored if node.feasible), default=0)
+    beyond = (len(node.heads) for node in scored if len(node.heads) > furthest)
+    return range(furthest + 1, min(beyond, default=furthest))
 
 
 def score_between(
@@ -102,23 +116,20 @@ def score_between(
 ) -> None:
     """Score the states that a first, coarse walk left out.
 
-    First those between the furthest state of the walk that is feasible and the next one: so a
-    method has its answer as soon as may be, whatever its budget. The others change the answer only
-    where the metric rises again.
+    First those in the walk's `gap`: so a method has its answer as soon as may be, whatever its
+    budget. The others change the answer only where the metric rises again.
 
     Args:
         ledger, name: see `score`.
         scored: the states of the walk.
         left: states, and for each the scored one that it is computed from.
     """
-    furthest = max((len(node.heads) for node in scored if node.feasible), default=0)
-    beyond = [len(node.heads) for node in scored if len(node.heads) > furthest]
-    following = min(beyond, default=furthest)
-    near = [pair for pair in left if furthest < len(pair[1]) < following]
-    for part in (near, [pair for pair in left if pair not in near]):
+    between = gap(scored)
+    for near in (True, False):
         by_parent: dict[HeadSet, list[HeadSet]] = {}
-        for parent, state in part:
-            by_parent.setdefault(parent, []).append(state)
+        for parent, state in left:
+            if (len(state) in between) == near:
+                by_parent.setdefault(parent, []).append(state)
         if by_parent:
             score(ledger, name, list(by_parent.items()))
 

@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 
 from headsearch.heads import HeadSet
-from headsearch.search.baselines.base import is_tenth, prefixes, remaining, score, slope_view
+from headsearch.search.baselines.base import gap, is_tenth, prefixes, remaining, score, slope_view
 from headsearch.search.baselines.greedy import by_loss
 from headsearch.search.guides import Michel
 from headsearch.search.ledger import Ledger
@@ -93,9 +93,7 @@ class Evolution:
         states = prefixes(root, Michel().path(slope_view(ledger, ledger.baseline)).heads)
         coarse = [state for state in states if is_tenth(state, total)]
         nodes = score(ledger, self.name, [(root, coarse)])
-        furthest = max((len(node.heads) for node in nodes if node.feasible), default=0)
-        following = min((len(s) for s in coarse if len(s) > furthest), default=total)
-        if between := states[furthest : following - 1]:
+        if between := [states[gone - 1] for gone in gap(nodes)]:
             nodes += score(ledger, self.name, [(root, between)])
         reached = [node for node in nodes if node.feasible]
         return max(reached, key=lambda node: len(node.heads), default=ledger.baseline)

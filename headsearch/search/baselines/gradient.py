@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from headsearch.heads import HeadSet
 from headsearch.search.baselines.base import (
+    TENTHS,
     is_tenth,
     prefixes,
     score,
@@ -15,9 +16,6 @@ from headsearch.search.baselines.base import (
 from headsearch.search.guides import Michel
 from headsearch.search.ledger import Ledger
 from headsearch.search.problem import Node
-
-# With so many steps and more, their ends are a coarse walk already.
-TENTHS = 10
 
 
 @dataclass(frozen=True)
@@ -52,6 +50,7 @@ class MichelOrder:
             # Cumulative and rounded down, as the authors' code makes steps of percentages.
             path = Michel().path(slope_view(ledger, node)).heads
             states = prefixes(node.heads, path[: total * step // steps - len(node.heads)])
+            # The ends of ten steps and more are a coarse walk already.
             coarse = [s for s in states[:-1] if steps < TENTHS and is_tenth(s, total)]
             scored += score(ledger, self.name, [(node.heads, [*coarse, states[-1]])])
             left += [(node.heads, state) for state in states[:-1] if state not in coarse]
