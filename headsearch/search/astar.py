@@ -21,8 +21,9 @@ Then a surrogate (see `surrogate`), fitted anew to all that was scored, proposes
 promising states in rounds, until these lead no further; then, once, it is asked for milder states
 where operating points are far from each other; then the first state of the frontier is expanded,
 which measures all its single removals and climbs along paths built from what these change; then
-the surrogate, which knows more now, is asked again. Rollouts and climbs go in lockstep, so that
-what can be asked at once is asked at once.
+the surrogate, which knows more now, is asked again. At the end it is asked for milder states as
+long as that finds operating points. Rollouts and climbs go in lockstep, so that what can be asked
+at once is asked at once.
 """
 
 from __future__ import annotations
@@ -62,7 +63,8 @@ from headsearch.task.metric import Threshold
 
 # How many of the states that may be expanded next are looked at ahead.
 STATES_AHEAD = 3
-# So many rounds of proposals in a row without a better incumbent, and an expansion comes first.
+# So many rounds of proposals in a row without a better incumbent, and an expansion comes first; so
+# many rounds of the curve in a row without a new operating point, and it is left as it is.
 DRY_ROUNDS = 2
 
 
@@ -74,9 +76,9 @@ class Settings:
         rollouts: where the search begins; four backward passes at most at every measurement.
         guides: guides whose paths are climbed in every expansion, on exact effects.
         proposals: states in a round that the surrogate proposes; 0: there are no rounds.
-        curve: after the first rounds the surrogate is asked for states between operating points, so
-            that milder ones can be chosen too: where neighbours are further from each other than
-            what the best state saves divided by this; 0: it isn't.
+        curve: after the first rounds and at the end the surrogate is asked for states between
+            operating points, so that milder ones can be chosen too: where neighbours are further
+            from each other than what the best state saves divided by this; 0: it isn't.
         horizon: most heads that h may promise: linear predictions are not trusted further.
         patience: stop after so many expansions in a row without a better incumbent; None: never,
             so that without other budgets every state is scored. That f falls below the incumbent
@@ -183,6 +185,7 @@ class _Search:
             self._fill_curve()
             stopped = self._expand_all()
             with suppress(Stop):  # the search has come to its end before
+                self._refine_curve()
                 self.sharpener.run()
         except Stop as stop:
             stopped = str(stop)
@@ -248,10 +251,16 @@ class _Search:
                 ledger.gradients([ledger.best.heads])  # far cheaper than scoring all its children
                 dry = 0
 
-    def _fill_curve(self) -> None:
-        """Score states between operating points that are far from each other."""
-        ledger = self.ledger
-        points = [node for node in operating_points(ledger.known.values()) if node.feasible]
+    def _refine_curve(self) -> None:
+        """Fill the curve again, until that finds no further operating points: more is known now."""
+        dry, points = 0, self._points()
+        while dry < DRY_ROUNDS and self._fill_curve():
+            before, points = points, self._points()
+            dry = 0 if [p.heads for p in points] != [p.heads for p in before] else dry + 1
+
+    def _fill_curve(self) -> bool:
+        """Score states between operating points that are far from each other, if there are any."""
+        ledger, points = self.ledger, self._points()
         levels = gaps(points, self.settings.curve)
         chosen = self.learner.between(points, levels) if levels else []
         if chosen:
@@ -259,6 +268,10 @@ class _Search:
             for child in found:
                 self.frontier.push(Entry(child, 0))
             ledger.commit("curve", ledger.best, 0, found)
+        return bool(chosen)
+
+    def _points(self) -> list[Node]:
+        return [node for node in operating_points(self.ledger.known.values()) if node.feasible]
 
     def _largest_metric(self) -> float:
         """Return the largest metric of states that save at least as much as the best."""
