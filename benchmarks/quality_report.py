@@ -5,7 +5,7 @@
 Prints, for every pair and budget, heads removed of each method on every deal of the splits that
 was run, with a `+` where the evaluations were spent before the method had come to its end; by how
 many hundredths the metric falls on the test split, in the mean over them, and by how many at
-headsearch's mildest operating point of at least as many heads, each with the standard error of that
+headsearch's mildest safer point of at least as many heads, each with the standard error of that
 mean over draws of the examples; and what it cost in the mean, in evaluations and in gradients.
 Then, for each budget, how many times as many heads as the best baseline headsearch removed: on
 every pair, the mean over its deals, and the mean over pairs. The picture shows heads removed by

@@ -52,6 +52,8 @@ class SearchResult:
     Attributes:
         best: most heads removed within the budget.
         operating_points: the frontier of heads removed against metric, most removed first.
+        safer_points: the frontier of heads removed against loss within the budget, most removed
+            first: with as many heads removed these fall less on other data, as a rule.
         mask: the content of `mask.json` for `best`.
         details: the content of `result.json`.
         certified_mask: the same as `mask` for the certified point; None if there is none.
@@ -59,6 +61,7 @@ class SearchResult:
 
     best: OperatingPoint
     operating_points: tuple[OperatingPoint, ...]
+    safer_points: tuple[OperatingPoint, ...]
     mask: dict[str, Any]
     details: dict[str, Any]
     certified_mask: dict[str, Any] | None = None
@@ -210,6 +213,7 @@ def _search(
     found = SearchResult(
         best=OperatingPoint.from_json(result["best"]),
         operating_points=tuple(map(OperatingPoint.from_json, result["operating_points"])),
+        safer_points=tuple(map(OperatingPoint.from_json, result["safer_points"])),
         mask=outcome.mask,
         certified_mask=outcome.certified_mask,
         details=result,

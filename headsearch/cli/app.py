@@ -151,6 +151,7 @@ def verify(target: Path, data: str | None, as_json: bool, map: str | None, **giv
 )
 @click.argument("folder", metavar="RUN", type=PATH)
 @click.option("--heads", type=int, help="Remove so many. [the most within the budget]")
+@click.option("--safer", is_flag=True, help="Of points with so many, the one with the least loss.")
 @click.option(
     "--format",
     "kind",
@@ -160,12 +161,12 @@ def verify(target: Path, data: str | None, as_json: bool, map: str | None, **giv
     "before, any tool loads it; onnx: for ONNX Runtime.",
 )
 @click.option("--out", type=PATH, required=True, help="Must not exist yet.")
-def export(folder: Path, heads: int | None, kind: str, out: Path) -> None:
+def export(folder: Path, heads: int | None, safer: bool, kind: str, out: Path) -> None:
     """Write the model of an operating point of RUN, with tokenizer and model card."""
     from headsearch.report.card import card, export_lines
     from headsearch.run.export import export as export_model
 
-    click.echo("\n".join(export_lines(export_model(folder, out, kind, heads, card))))
+    click.echo("\n".join(export_lines(export_model(folder, out, kind, heads, card, safer))))
 
 
 @cli.command(

@@ -19,6 +19,7 @@ KINDS = {
     "baseline": "the full model",
     "proposals": "proposals beside the best",
     "curve": "milder points than the best",
+    "safer": "points of low loss",
     "expansion": "an expansion",
     "bound": "small sets for the bound",
     "last": "the last ones before the end",

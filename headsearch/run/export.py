@@ -49,6 +49,7 @@ def export(
     kind: str,
     heads: int | None,
     card: Callable[[dict[str, Any]], str],
+    safer: bool = False,
 ) -> dict[str, Any]:
     """Write the model of an operating point with tokenizer, labels and model card.
 
@@ -58,6 +59,7 @@ def export(
         kind: one of `EXPORT_FORMATS`.
         heads: which operating point, by how many heads it removes; None: the best within budget.
         card: returns the text of the model card, given what this returns.
+        safer: take it from the safer points.
 
     Returns:
         JSON values: `format`, `folder`, the `loader` of transformers for it, the operating `point`,
@@ -77,7 +79,7 @@ def export(
     result, mask = run.read_json(RESULT), run.read_json(MASK)
     if result is None or mask is None:
         raise RunFolderError(f"{folder} has no {RESULT} and {MASK} yet: the run is not done")
-    point = operating_point(result, heads)
+    point = operating_point(result, heads, safer)
     model, tokenizer = load_model(config.model)
     shape, removed = _heads_of(run, model, result, mask, point)
     names = input_names(model, tokenizer)
@@ -103,7 +105,7 @@ def export(
             "multiply_adds": [size.multiply_adds for size in sizes],
             "example": "an image" if reads_images(model) else f"{tokens} tokens",
             "versions": _versions(kind),
-            "commands": _commands(config, folder, out, kind, heads),
+            "commands": _commands(config, folder, out, kind, heads, safer),
             "result": result,
             "mask": shape.to_mask(removed),
             "asked": config.to_json(),
@@ -114,31 +116,34 @@ def export(
     return exported
 
 
-def operating_point(result: dict[str, Any], heads: int | None) -> dict[str, Any]:
+def operating_point(
+    result: dict[str, Any], heads: int | None, safer: bool = False
+) -> dict[str, Any]:
     """Return the operating point of a `result.json` that removes so many heads.
 
     Args:
         result: the content of `result.json`.
         heads: how many; None: the best within the budget.
+        safer: look among the safer points, see `headsearch.search.points`.
 
     Raises:
         InputError: there is none; the text lists those that there are.
         RunFolderError: the result lacks something.
     """
-    for name in ("best", "operating_points", "baseline", "certificate", "threshold"):
+    listed = "safer_points" if safer else "operating_points"
+    for name in ("best", listed, "baseline", "certificate", "threshold"):
         if name not in result:
             raise RunFolderError(f"{RESULT} is not complete: it lacks {name!r}")
     best: dict[str, Any] = result["best"]
     if heads in (None, best["heads_removed"]):
         return best
-    points: list[dict[str, Any]] = [best, *result["operating_points"]]
+    points: list[dict[str, Any]] = [best, *result[listed]]
     fitting = [point for point in points if point["heads_removed"] == heads]
     if fitting:  # several, where a search was to save something else than heads
         return max(fitting, key=lambda point: point["metric"])
-    counts = sorted({point["heads_removed"] for point in points})
-    raise InputError(
-        f"no operating point has {heads} heads removed; there are {', '.join(map(str, counts))}"
-    )
+    counts = ", ".join(map(str, sorted({point["heads_removed"] for point in points})))
+    kind = "safer" if safer else "operating"
+    raise InputError(f"no {kind} point has {heads} heads removed; there are {counts}")
 
 
 def _heads_of(
@@ -191,7 +196,7 @@ def _versions(kind: str) -> dict[str, str]:
 
 
 def _commands(
-    config: RunConfig, folder: Path, out: Path, kind: str, heads: int | None
+    config: RunConfig, folder: Path, out: Path, kind: str, heads: int | None, safer: bool
 ) -> list[str]:
     """Return the commands that lead from the model to this export."""
     asked = ["headsearch", "run", config.model]
@@ -200,5 +205,6 @@ def _commands(
         if field.name != "model" and value != field.default:
             asked += [f"--{field.name.replace('_', '-')}", str(value)]
     chosen = [] if heads is None else ["--heads", str(heads)]
+    chosen += ["--safer"] if safer else []
     made = ["headsearch", "export", str(folder), *chosen, "--format", kind, "--out", str(out)]
     return [shlex.join([*asked, "--out", str(folder)]), shlex.join(made)]

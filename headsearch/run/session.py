@@ -216,13 +216,12 @@ def _report(
         "baseline": _score_json(found.baseline.score),
         "best": _node_json(task, best),
         "operating_points": [_node_json(task, node) for node in found.points],
+        "safer_points": [_node_json(task, node) for node in found.safer],
         "certificate": {
             "verified": verified is not None,
             "plain": {"baseline": _score_json(plain_baseline), "best": _score_json(plain)},
             "bound": found.limits.to_json(len(best.heads)),
-            "population": population(
-                task, config, [node.heads for node in found.points if node.feasible], heads
-            ),
+            "population": population(task, config, [node.heads for node in found.safer], heads),
         },
         "stopped": found.stopped,
         "evaluations": found.evaluations,

@@ -22,8 +22,8 @@ promising states in rounds, until these lead no further; then, once, it is asked
 where operating points are far from each other; then the first state of the frontier is expanded,
 which measures all its single removals and climbs along paths built from what these change; then
 the surrogate, which knows more now, is asked again. At the end it is asked for milder states as
-long as that finds operating points. Rollouts and climbs go in lockstep, so that what can be asked
-at once is asked at once.
+long as that finds operating points, then for those of low loss, which are safer on other data.
+Rollouts and climbs go in lockstep, so that what can be asked at once is asked at once.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ from headsearch.search.guides import (
 )
 from headsearch.search.learning import Learner
 from headsearch.search.ledger import Ledger, Stop
-from headsearch.search.points import gaps, operating_points
+from headsearch.search.points import gaps, operating_points, safer_points
 from headsearch.search.problem import Ask, Node, Oracle, Problem
 from headsearch.search.promise import promise, rest_of
 from headsearch.search.proposals import by_start
@@ -77,8 +77,9 @@ class Settings:
         guides: guides whose paths are climbed in every expansion, on exact effects.
         proposals: states in a round that the surrogate proposes; 0: there are no rounds.
         curve: after the first rounds and at the end the surrogate is asked for states between
-            operating points, so that milder ones can be chosen too: where neighbours are further
-            from each other than what the best state saves divided by this; 0: it isn't.
+            operating points, and at the end between those of low loss, so that milder ones can be
+            chosen too: where neighbours are further from each other than what the best state saves
+            divided by this; 0: it isn't.
         horizon: most heads that h may promise: linear predictions are not trusted further.
         patience: stop after so many expansions in a row without a better incumbent; None: never,
             so that without other budgets every state is scored. That f falls below the incumbent
@@ -110,6 +111,7 @@ class Result:
         threshold: the least metric that was allowed.
         best: the feasible state that saves most (ties: lower loss, smaller bitset).
         points: see `operating_points`.
+        safer: see `safer_points`.
         candidates: every feasible state, best first.
         bound: an upper limit on what can be saved within the budget, over all HeadSets.
         limits: the same in heads, and a lower one that rests on an assumption, with what speaks
@@ -125,6 +127,7 @@ class Result:
     threshold: Threshold
     best: Node
     points: list[Node]
+    safer: list[Node]
     candidates: list[Node]
     bound: int
     limits: Bound
@@ -196,6 +199,7 @@ class _Search:
             threshold=ledger.threshold,
             best=ledger.best,
             points=operating_points(nodes),
+            safer=safer_points(nodes),
             candidates=sorted((n for n in nodes if n.feasible), key=lambda n: n.rank),
             bound=ledger.best.weight
             if stopped == "frontier exhausted"
@@ -252,25 +256,28 @@ class _Search:
                 dry = 0
 
     def _refine_curve(self) -> None:
-        """Fill the curve again, until that finds no further operating points: more is known now."""
-        dry, points = 0, self._points()
-        while dry < DRY_ROUNDS and self._fill_curve():
-            before, points = points, self._points()
-            dry = 0 if [p.heads for p in points] != [p.heads for p in before] else dry + 1
+        """Fill the curve again, by metric, then by loss, until that finds no further points."""
+        for by_loss in (False, True):
+            dry, points = 0, self._points(by_loss)
+            while dry < DRY_ROUNDS and self._fill_curve(by_loss):
+                before, points = points, self._points(by_loss)
+                dry = 0 if [p.heads for p in points] != [p.heads for p in before] else dry + 1
 
-    def _fill_curve(self) -> bool:
+    def _fill_curve(self, by_loss: bool = False) -> bool:
         """Score states between operating points that are far from each other, if there are any."""
-        ledger, points = self.ledger, self._points()
+        ledger, points = self.ledger, self._points(by_loss)
         levels = gaps(points, self.settings.curve)
-        chosen = self.learner.between(points, levels) if levels else []
+        chosen = self.learner.between(points, levels, by_loss) if levels else []
         if chosen:
             found = ledger.score(by_start(chosen))
             for child in found:
                 self.frontier.push(Entry(child, 0))
-            ledger.commit("curve", ledger.best, 0, found)
+            ledger.commit("safer" if by_loss else "curve", ledger.best, 0, found)
         return bool(chosen)
 
-    def _points(self) -> list[Node]:
+    def _points(self, by_loss: bool = False) -> list[Node]:
+        if by_loss:
+            return safer_points(self.ledger.known.values())
         return [node for node in operating_points(self.ledger.known.values()) if node.feasible]
 
     def _largest_metric(self) -> float:

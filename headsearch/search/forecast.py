@@ -103,6 +103,19 @@ class Forecast:
         )[:, 0]
         return self._of_confusion(self._confusion(chances, rivals)), spread
 
+    def losses(self, changes: np.ndarray) -> np.ndarray:
+        """Return expected mean losses, (states,), up to what is the same for all; see `metrics`.
+
+        Of classification, where outputs are as predicted: the mean of log(1 + the sum of exp(-m))
+        over margins m.
+        """
+        columns = self.base + changes
+        if not len(self._rivals):
+            return np.asarray(np.square(columns - self._labels).mean(axis=1))
+        margins = columns.reshape(len(columns), len(self._rivals), -1)
+        odds = special.logsumexp(-margins, axis=1)
+        return np.asarray(np.logaddexp(0.0, odds).mean(axis=1))
+
     def right(self, changes: np.ndarray, deviations: np.ndarray, examples: np.ndarray) -> float:
         """Return how many of some examples' answers are expected to be right.
 

@@ -50,14 +50,17 @@ class Learner:
 
         return proposer.propose(self._starts(whole), ledger.best, ledger.known, largest)
 
-    def between(self, points: Sequence[Node], levels: Sequence[int]) -> list[Proposal]:
+    def between(
+        self, points: Sequence[Node], levels: Sequence[int], by_loss: bool = False
+    ) -> list[Proposal]:
         """Return a state for each level of what is saved, with as large a metric as may be.
 
         Args:
             points: operating points, most saved first.
             levels: see `Proposer.between`.
+            by_loss: with as low a loss instead.
         """
-        proposer = self._proposer(self._whole())
+        proposer = self._proposer(self._whole(), by_loss)
         if proposer is None:
             return []
         ascending = [node.heads for node in reversed(points)]
@@ -68,7 +71,7 @@ class Learner:
         nodes = (node for node in self._ledger.known.values() if node.whole and node.heads.bits)
         return [node for node in nodes if np.isfinite(node.outputs).all()]
 
-    def _proposer(self, whole: Sequence[Node]) -> Proposer | None:
+    def _proposer(self, whole: Sequence[Node], by_loss: bool = False) -> Proposer | None:
         """Fit all that is known; None: that is not enough."""
         ledger = self._ledger
         if not whole or not self._root_known():
@@ -87,7 +90,7 @@ class Learner:
         else:
             usual, off = float(errors.mean()), max(LEAST_OFF, float(errors.std()))
         threshold = ledger.threshold.value - usual
-        return Proposer(surrogate, forecast, ledger.problem, threshold, off)
+        return Proposer(surrogate, forecast, ledger.problem, threshold, off, by_loss)
 
     def _nearest(self, nodes: Iterable[Node], count: int) -> list[Node]:
         """Return the nodes that differ least from the best state, nearest first."""

@@ -71,6 +71,7 @@ class Proposer:
         problem: the heads, and what they save.
         threshold: the least metric that is allowed, as the forecast sees it.
         off: by how much any forecast may be off, beside what it says itself.
+        by_loss: whether states are valued by their expected loss, not by their metric.
     """
 
     def __init__(
@@ -80,10 +81,11 @@ class Proposer:
         problem: Problem,
         threshold: float,
         off: float = 0.0,
+        by_loss: bool = False,
     ) -> None:
         self._surrogate, self._forecast = surrogate, forecast
         self._problem, self._heads = problem, problem.shape.total
-        self._threshold, self._off = threshold, off
+        self._threshold, self._off, self._by_loss = threshold, off, by_loss
         self._worths = problem.weight.worths(problem.shape)
         self._valued: dict[bytes, tuple[float, float]] = {}  # by which heads are removed
 
@@ -238,7 +240,10 @@ class Proposer:
         return np.array(means), np.array(spreads)
 
     def _value_of(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        means, spreads = self._forecast.metrics(*self._surrogate.predict_here(rows))
+        changes, deviations = self._surrogate.predict_here(rows)
+        if self._by_loss:
+            return -self._forecast.losses(changes), np.ones(len(rows))
+        means, spreads = self._forecast.metrics(changes, deviations)
         return means, np.hypot(spreads, self._off)
 
     def _weigh(self, row: np.ndarray) -> int:

@@ -92,13 +92,10 @@ def test_the_counts_are_those_of_the_certify_data_alone(certified: Path, assets:
 
 def test_points_are_those_of_the_search_in_the_order_of_heads_removed(certified: Path) -> None:
     result, claim = json_of(certified), claim_of(certified)
-    feasible = [
-        point["removed"]
-        for point in result["operating_points"]
-        if point["metric"] >= result["threshold"]
-        and 0 < point["heads_removed"] < result["best"]["heads_removed"]
-    ]
-    order = [*reversed(feasible), result["best"]["removed"]]
+    safer = result["safer_points"]
+    assert all(point["metric"] >= result["threshold"] for point in safer)
+    assert safer[0] == result["best"]
+    order = [point["removed"] for point in reversed(safer) if point["heads_removed"]]
     tried = [point["removed"] for point in claim["tried"]]
     assert claim["points"] == len(order)
     assert tried == order[: len(tried)]
@@ -125,7 +122,7 @@ def test_the_search_does_not_see_the_certify_data(certified: Path, plain: Path) 
     same = "transcript.jsonl"
     assert (certified / same).read_bytes() == (plain / same).read_bytes()
     ours, theirs = json_of(certified), json_of(plain)
-    for name in ("best", "operating_points", "threshold", "evaluations"):
+    for name in ("best", "operating_points", "safer_points", "threshold", "evaluations"):
         assert ours[name] == theirs[name]
     fingerprints = {json_of(run, "config.json")["fingerprint"] for run in (certified, plain)}
     assert len(fingerprints) == 1

@@ -20,7 +20,7 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from headsearch.errors import InputError
+from headsearch.errors import InputError, RunFolderError
 from headsearch.heads import HeadSet
 from headsearch.model import onnx
 from headsearch.model.checkpoint import load_pruned, save_pruned
@@ -142,6 +142,22 @@ def test_another_operating_point_by_its_number_of_heads(
         assert not (out / "modeling_headsearch.py").exists()
 
 
+def test_a_safer_point_by_its_number_of_heads(run: Path, tmp_path: Path, headsearch: Any) -> None:
+    result, out = result_of(run), tmp_path / "safer"
+    point = result["safer_points"][1]
+    heads = ("--heads", point["heads_removed"])
+    done = headsearch("export", run, *heads, "--safer", "--format", "narrow", "--out", out)
+    assert done.code == 0, done.err
+    assert json.loads((out / "mask.json").read_text())["removed"] == by_layer(point["removed"])
+    card = (out / "README.md").read_text()
+    assert f"headsearch export {run} --heads {heads[1]} --safer --format narrow" in card
+
+
+def by_layer(removed: list[list[int]]) -> dict[str, list[int]]:
+    layers = sorted({layer for layer, _ in removed})
+    return {str(at): [head for layer, head in removed if layer == at] for at in layers}
+
+
 def test_onnx_of_a_run(run: Path, assets: Any, tmp_path: Path, headsearch: Any) -> None:
     runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is an optional extra")
     out = tmp_path / "onnx"
@@ -194,6 +210,14 @@ def test_no_such_operating_point() -> None:
         InputError, match="no operating point has 5 heads removed; there are 2, 4, 6"
     ):
         operating_point(result, 5)
+    low = {**point(3), "loss": 0.1}
+    safer = {**result, "safer_points": [point(4), low]}
+    assert operating_point(safer, 3, safer=True) == low
+    assert operating_point(safer, None, safer=True) == result["best"]
+    with pytest.raises(InputError, match="no safer point has 6 heads removed; there are 3, 4"):
+        operating_point(safer, 6, safer=True)
+    with pytest.raises(RunFolderError, match="lacks 'safer_points'"):
+        operating_point(result, 3, safer=True)
 
 
 @pytest.mark.parametrize(

@@ -337,6 +337,49 @@ def test_points_far_from_each_other_get_states_between_them() -> None:
     assert refined >= 4
 
 
+def test_safer_points_are_the_frontier_of_what_is_saved_against_loss() -> None:
+    for seed in range(3):
+        lattice = Lattice((4, 4), seed=seed, effect=0.3, interaction=0.05)
+        result, steps = run(lattice, Settings())
+        rows = [row for step in steps for row in step["scored"] if row[3]]
+        found = {int(bits, 16): loss for bits, _, loss, *_ in rows}
+        expected = [
+            bits
+            for bits, loss in found.items()
+            if not any(
+                other != bits
+                and (other.bit_count(), -found[other]) >= (bits.bit_count(), -loss)
+                and found[other] <= loss
+                for other in found
+            )
+        ]
+        points = [node.heads.bits for node in result.safer]
+        assert sorted(points) == sorted(expected)
+        assert points == sorted(points, key=lambda bits: -bits.bit_count())
+        assert points[0] == result.best.heads.bits
+
+
+def test_the_curve_is_filled_by_loss_too() -> None:
+    fell = 0
+    for seed in range(4):
+        lattice = Lattice((6, 6, 6), seed=seed, effect=0.3, interaction=0.05)
+        result, _ = run(lattice, Settings(max_expansions=1))
+        plain, _ = run(lattice, Settings(max_expansions=1, curve=0))
+        of_plain = {node.weight: node.score.loss for node in plain.safer}
+        least = [least_loss(each.safer, result.best.weight) for each in (result, plain)]
+        fell += sum(one < two for one, two in zip(*least, strict=False))
+        assert sum(least[0]) <= sum(least[1]) + 1e-9, of_plain
+    assert fell > 4
+
+
+def least_loss(points: list[Node], most: int) -> list[float]:
+    """Return for each number of heads the least loss where so many are removed, or more."""
+    return [
+        min((node.score.loss for node in points if node.weight >= count), default=9.0)
+        for count in range(most + 1)
+    ]
+
+
 def largest_metrics(steps: list[dict[str, Any]]) -> list[float]:
     """Return for each number of heads the largest metric where so many are removed, or more."""
     rows = [row for step in steps for row in step["scored"] if row[3]]
