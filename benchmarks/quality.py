@@ -13,8 +13,8 @@ too much on all; that goes to `PAIR-SEED-of-N.json` in `results/quality_few`. `-
 headsearch's search after so many.
 
 All methods search on the search split. Of the state that each hands back, metric and loss are also
-taken on the certify and test splits, which nothing chose by; and of headsearch's mildest operating
-point of at least as many heads.
+taken on the certify and test splits, which nothing chose by; and of headsearch's mildest safer point
+(see `headsearch.search.points`) of at least as many heads.
 """
 
 from __future__ import annotations
@@ -221,10 +221,10 @@ def state(of: Arena, node: Node, baseline: Node) -> dict[str, Any]:
     return {**on_search(of, node, baseline), **of.elsewhere(node.heads)}
 
 
-def ours_at(methods: dict[str, Any], heads: int) -> dict[str, Any]:
-    """Return headsearch's mildest operating point of at least so many heads, or its best state."""
-    points = [point for point in methods[OURS]["points"] if point["heads"] >= heads]
-    best: dict[str, Any] = methods[OURS]
+def ours_at(methods: dict[str, dict[str, Any]], heads: int) -> dict[str, Any]:
+    """Return headsearch's mildest safer point of at least so many heads, or its best state."""
+    best = methods[OURS]
+    points = [p for p in best.get("safer", best["points"]) if p["heads"] >= heads]  # older: none
     mildest = min(points, key=lambda point: point["heads"], default=best)
     return best if mildest["heads"] == best["heads"] else mildest
 
@@ -255,6 +255,7 @@ def ours(of: Arena, budget: float, evaluations: int | None) -> dict[str, Any]:
         "stopped": result.stopped,
         "growth": steps.growth(of.task.data.examples),
         "points": [on_search(of, node, result.baseline) for node in result.points if node.feasible],
+        "safer": [on_search(of, node, result.baseline) for node in result.safer],
     }
 
 
