@@ -13,8 +13,8 @@ too much on all; that goes to `PAIR-SEED-of-N.json` in `results/quality_few`. `-
 headsearch's search after so many.
 
 All methods search on the search split. Of the state that each hands back, metric and loss are also
-taken on the certify and test splits, which nothing chose by; and of headsearch's mildest safer point
-(see `headsearch.search.points`) of at least as many heads.
+taken on the certify and test splits, which nothing chose by; and of headsearch's mildest safer
+point (see `headsearch.search.points`) of at least as many heads.
 """
 
 from __future__ import annotations
