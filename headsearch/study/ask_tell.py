@@ -18,7 +18,7 @@ from headsearch.run.points import OperatingPoint
 from headsearch.run.settings import settings_of
 from headsearch.search.astar import Result
 from headsearch.search.ledger import finite
-from headsearch.search.points import operating_points
+from headsearch.search.points import operating_points, safer_points
 from headsearch.search.problem import Node, Problem
 from headsearch.study.talk import Talk, run
 from headsearch.task.metric import REGRESSION, make_objective
@@ -141,6 +141,11 @@ class Study:
     def points(self) -> tuple[OperatingPoint, ...]:
         """The frontier of heads removed against metric so far, most removed first."""
         return tuple(map(self._point, operating_points(self._nodes)))
+
+    @property
+    def safer_points(self) -> tuple[OperatingPoint, ...]:
+        """The frontier of heads removed against loss within the budget, most removed first."""
+        return tuple(map(self._point, safer_points(self._nodes)))
 
     def close(self) -> None:
         """End the search, if it has not ended; what was told stays."""

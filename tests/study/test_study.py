@@ -77,6 +77,7 @@ def test_it_takes_the_course_of_the_search_itself(options: dict[str, Any]) -> No
 
     assert held(study.best) == told(found.best)
     assert [held(point) for point in study.points] == [told(node) for node in found.points]
+    assert [held(point) for point in study.safer_points] == [told(node) for node in found.safer]
     assert sum(map(len, asked)) == found.evaluations
 
 
