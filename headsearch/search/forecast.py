@@ -111,7 +111,7 @@ class Forecast:
         """
         columns = self.base + changes
         if not len(self._rivals):
-            return np.asarray(np.square(columns - self._labels).mean(axis=1))
+            return np.asarray(self._objective.losses(columns[..., None]).mean(axis=1))
         margins = columns.reshape(len(columns), len(self._rivals), -1)
         odds = special.logsumexp(-margins, axis=1)
         return np.asarray(np.logaddexp(0.0, odds).mean(axis=1))
