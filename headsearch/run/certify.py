@@ -1,4 +1,4 @@
-"""Certifies points of a run on the certify split, by the plain path alone."""
+"""Certifies a run's operating points on the certify split, by the plain path alone."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def population(
     Args:
         task: the model and the certify split.
         config: what was asked.
-        points: states within the budget on the search split: those of low loss.
+        points: the operating points that are feasible on the search split.
         best: the state that is handed back.
     """
     if config.metric not in CERTIFIABLE:
@@ -56,8 +56,8 @@ def population(
         "repeated_texts": task.certify_repeats,
         "assumption": ASSUMPTION,
         "test": certificate.TEST,
-        "order": "the safer points of the search, which are within the budget on the search split, "
-        "and its best, least pruned first, up to the first that fails",
+        "order": "operating points within the budget on the search split, least pruned first, "
+        "up to the first that fails",
         "points": len(order),
         "baseline": {"metric": right / split.examples, "correct": right},
         "certified": None,

@@ -221,7 +221,9 @@ def _report(
             "verified": verified is not None,
             "plain": {"baseline": _score_json(plain_baseline), "best": _score_json(plain)},
             "bound": found.limits.to_json(len(best.heads)),
-            "population": population(task, config, [node.heads for node in found.safer], heads),
+            "population": population(
+                task, config, [node.heads for node in found.points if node.feasible], heads
+            ),
         },
         "stopped": found.stopped,
         "evaluations": found.evaluations,

@@ -102,7 +102,8 @@ def sequence(points: Iterable[HeadSet], best: HeadSet) -> list[HeadSet]:
     """Return the order of testing, least pruned first; it must not depend on the certify split.
 
     Args:
-        points: states that are feasible on the search split, one for each number of removed heads.
+        points: the operating points that are feasible on the search split, one for each number of
+            removed heads.
         best: the state that is handed back: it takes the place of the point with as many heads,
             and none with more is tested.
     """
