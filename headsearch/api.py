@@ -53,7 +53,8 @@ class SearchResult:
         best: most heads removed within the budget.
         operating_points: the frontier of heads removed against metric, most removed first.
         safer_points: the frontier of heads removed against loss within the budget, most removed
-            first: with as many heads removed these fall less on other data, as a rule.
+            first: with as many heads removed these fall less on other data, as a rule. For metrics
+            that are no counts, the operating points within the budget.
         mask: the content of `mask.json` for `best`.
         details: the content of `result.json`.
         certified_mask: the same as `mask` for the certified point; None if there is none.

@@ -59,7 +59,7 @@ from headsearch.search.promise import promise, rest_of
 from headsearch.search.proposals import by_start
 from headsearch.search.rollouts import Rollout, roll_out
 from headsearch.search.sharpen import Sharpener
-from headsearch.task.metric import Threshold
+from headsearch.task.metric import CLASSIFICATION, Threshold
 
 # How many of the states that may be expanded next are looked at ahead.
 STATES_AHEAD = 3
@@ -199,7 +199,7 @@ class _Search:
             threshold=ledger.threshold,
             best=ledger.best,
             points=operating_points(nodes),
-            safer=safer_points(nodes),
+            safer=safer_points(nodes, self.problem.objective.metric),
             candidates=sorted((n for n in nodes if n.feasible), key=lambda n: n.rank),
             bound=ledger.best.weight
             if stopped == "frontier exhausted"
@@ -257,7 +257,8 @@ class _Search:
 
     def _refine_curve(self) -> None:
         """Fill the curve again, by metric, then by loss, until that finds no further points."""
-        for by_loss in (False, True):
+        classifies = self.problem.objective.metric in CLASSIFICATION
+        for by_loss in (False, True) if classifies else (False,):
             dry, points = 0, self._points(by_loss)
             while dry < DRY_ROUNDS and self._fill_curve(by_loss):
                 before, points = points, self._points(by_loss)
@@ -277,7 +278,7 @@ class _Search:
 
     def _points(self, by_loss: bool = False) -> list[Node]:
         if by_loss:
-            return safer_points(self.ledger.known.values())
+            return safer_points(self.ledger.known.values(), self.problem.objective.metric)
         return [node for node in operating_points(self.ledger.known.values()) if node.feasible]
 
     def _largest_metric(self) -> float:

@@ -104,14 +104,12 @@ class Forecast:
         return self._of_confusion(self._confusion(chances, rivals)), spread
 
     def losses(self, changes: np.ndarray) -> np.ndarray:
-        """Return expected mean losses, (states,), up to what is the same for all; see `metrics`.
+        """Return mean losses of classifications, (states,), if outputs are as predicted.
 
-        Of classification, where outputs are as predicted: the mean of log(1 + the sum of exp(-m))
-        over margins m.
+        Over the examples that are predicted: the mean of log(1 + the sum of exp(-m)) over margins
+        m. See `metrics`.
         """
         columns = self.base + changes
-        if not len(self._rivals):
-            return np.asarray(self._objective.losses(columns[..., None]).mean(axis=1))
         margins = columns.reshape(len(columns), len(self._rivals), -1)
         odds = special.logsumexp(-margins, axis=1)
         return np.asarray(np.logaddexp(0.0, odds).mean(axis=1))

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 from headsearch.search.problem import Node
+from headsearch.task.metric import CLASSIFICATION
 
 
 def operating_points(nodes: Iterable[Node]) -> list[Node]:
@@ -31,12 +32,20 @@ def operating_points(nodes: Iterable[Node]) -> list[Node]:
     return points
 
 
-def safer_points(nodes: Iterable[Node]) -> list[Node]:
+def safer_points(nodes: Iterable[Node], metric: str) -> list[Node]:
     """Return the feasible nodes that no other beats in both weight and loss, most saved first.
 
     A loss varies less from one set of examples to another than a count of right answers does: of
-    many states that were scored, one with a large metric may owe it to these examples alone.
+    many states that were scored, one with a large metric may owe it to these examples alone. A
+    correlation or a perplexity is no count, and a correlation's loss, the mean squared error, says
+    something else: of these it is the feasible operating points.
+
+    Args:
+        nodes: what was scored.
+        metric: of the search.
     """
+    if metric not in CLASSIFICATION:
+        return [node for node in operating_points(nodes) if node.feasible]
     points: list[Node] = []
     for node in sorted((node for node in nodes if node.feasible), key=lambda node: node.rank):
         if not points or node.score.loss < points[-1].score.loss:

@@ -145,7 +145,7 @@ class Study:
     @property
     def safer_points(self) -> tuple[OperatingPoint, ...]:
         """The frontier of heads removed against loss within the budget, most removed first."""
-        return tuple(map(self._point, safer_points(self._nodes)))
+        return tuple(map(self._point, safer_points(self._nodes, self._config.metric)))
 
     def close(self) -> None:
         """End the search, if it has not ended; what was told stays."""

@@ -14,7 +14,7 @@ from headsearch.heads import HeadSet
 from headsearch.search.astar import Result, Settings, search
 from headsearch.search.guides import Budget, Fisher, Lookahead, Michel
 from headsearch.search.ledger import BrokenBaseline, Ledger
-from headsearch.search.points import gaps
+from headsearch.search.points import gaps, safer_points
 from headsearch.search.problem import Node, Problem
 from headsearch.search.proposals import ASIDE
 from headsearch.search.rollouts import Rollout
@@ -357,6 +357,21 @@ def test_safer_points_are_the_frontier_of_what_is_saved_against_loss() -> None:
         assert sorted(points) == sorted(expected)
         assert points == sorted(points, key=lambda bits: -bits.bit_count())
         assert points[0] == result.best.heads.bits
+
+
+def test_safer_points_of_a_correlation_are_the_operating_points_within_the_budget() -> None:
+    def scored(weight: int, metric: float, loss: float, feasible: bool = True) -> Node:
+        state = HeadSet.of(range(weight))
+        return Node(state, weight, np.zeros((1, 1)), Score(metric, loss), feasible)
+
+    nodes = [
+        scored(5, 0.1, 0.1, False),
+        scored(4, 0.5, 0.9),
+        scored(3, 0.6, 0.2),
+        scored(2, 0.5, 0),
+    ]
+    assert [node.weight for node in safer_points(nodes, "pearson")] == [4, 3]
+    assert [node.weight for node in safer_points(nodes, "accuracy")] == [4, 3, 2]
 
 
 def test_the_curve_is_filled_by_loss_too() -> None:
