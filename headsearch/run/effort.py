@@ -9,7 +9,7 @@ that is 126 to 396 and 216 as a rule. Searches by a correlation took 256 and 270
 
 By accuracy most states miss the budget and are given up half way, and most of the work is rounds of
 proposals, of which there are about as many whatever the number of heads: 154 and 215 evaluations
-with 16 heads (`docs/notebook.ipynb`, of two trainings), 104 and 182 with 48, 127 to 179 with 72. So
+with 16 heads (`docs/notebook.ipynb`, of two trainings), 104 and 182 with 48, 129 to 186 with 72. So
 the rule there is half an evaluation for each head and 100 more: 40 and a quarter of the heads to
 begin with, and 15 and a sixteenth of the heads for each expansion. (Raw figures are in
 `benchmarks/results/quality/*.json` and `benchmarks/results/plan/*.json`.) Of models of more than 72
