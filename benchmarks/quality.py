@@ -45,7 +45,7 @@ from headsearch.scoring.evaluator import Evaluator
 from headsearch.search.astar import Settings, search
 from headsearch.search.baselines import BASELINES, run_baseline
 from headsearch.search.ledger import finite
-from headsearch.search.points import operating_points
+from headsearch.search.points import feasible_points
 from headsearch.search.problem import GRADIENTS, Ask, Node, Oracle, Problem, Ready
 from headsearch.task.batches import Span
 from headsearch.task.metric import Objective
@@ -224,7 +224,8 @@ def state(of: Arena, node: Node, baseline: Node) -> dict[str, Any]:
 def ours_at(methods: dict[str, dict[str, Any]], heads: int) -> dict[str, Any]:
     """Return headsearch's mildest safer point of at least so many heads, or its best state."""
     best = methods[OURS]
-    points = [p for p in best.get("safer", best["points"]) if p["heads"] >= heads]  # older: none
+    # Searches of before there were safer points have operating points alone.
+    points = [p for p in best.get("safer", best["points"]) if p["heads"] >= heads]
     mildest = min(points, key=lambda point: point["heads"], default=best)
     return best if mildest["heads"] == best["heads"] else mildest
 
@@ -296,7 +297,7 @@ def theirs(of: Arena, name: str, budget: float, evaluations: int | None) -> dict
         BASELINES[name], of.problem(budget), of.oracle, evaluations, on_step=steps.note
     )
     ledger, seconds = outcome.ledger, time.monotonic() - started
-    feasible = [node for node in operating_points(ledger.known.values()) if node.feasible]
+    feasible = feasible_points(ledger.known.values())
     return {
         **state(of, ledger.best, ledger.baseline),
         "evaluations": ledger.evaluations,

@@ -53,7 +53,7 @@ from headsearch.search.guides import (
 )
 from headsearch.search.learning import Learner
 from headsearch.search.ledger import Ledger, Stop
-from headsearch.search.points import gaps, operating_points, safer_points
+from headsearch.search.points import feasible_points, gaps, operating_points, safer_points
 from headsearch.search.problem import Ask, Node, Oracle, Problem
 from headsearch.search.promise import promise, rest_of
 from headsearch.search.proposals import by_start
@@ -279,7 +279,7 @@ class _Search:
     def _points(self, by_loss: bool = False) -> list[Node]:
         if by_loss:
             return safer_points(self.ledger.known.values(), self.problem.objective.metric)
-        return [node for node in operating_points(self.ledger.known.values()) if node.feasible]
+        return feasible_points(self.ledger.known.values())
 
     def _largest_metric(self) -> float:
         """Return the largest metric of states that save at least as much as the best."""

@@ -32,6 +32,11 @@ def operating_points(nodes: Iterable[Node]) -> list[Node]:
     return points
 
 
+def feasible_points(nodes: Iterable[Node]) -> list[Node]:
+    """Return the operating points within the budget, most saved first."""
+    return [node for node in operating_points(nodes) if node.feasible]
+
+
 def safer_points(nodes: Iterable[Node], metric: str) -> list[Node]:
     """Return the feasible nodes that no other beats in both weight and loss, most saved first.
 
@@ -45,7 +50,7 @@ def safer_points(nodes: Iterable[Node], metric: str) -> list[Node]:
         metric: of the search.
     """
     if metric not in CLASSIFICATION:
-        return [node for node in operating_points(nodes) if node.feasible]
+        return feasible_points(nodes)
     points: list[Node] = []
     for node in sorted((node for node in nodes if node.feasible), key=lambda node: node.rank):
         if not points or node.score.loss < points[-1].score.loss:

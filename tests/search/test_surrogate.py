@@ -14,7 +14,7 @@ from headsearch.search.astar import Settings, search
 from headsearch.search.forecast import Forecast
 from headsearch.search.learning import Learner
 from headsearch.search.ledger import Ledger
-from headsearch.search.points import operating_points
+from headsearch.search.points import feasible_points
 from headsearch.search.problem import Node
 from headsearch.search.proposals import APART, ASIDE, Proposal, spread_out
 from headsearch.search.surrogate import EXTRAPOLATED, LEAST_WEIGHT, Evidence, Surrogate
@@ -320,7 +320,7 @@ def test_what_is_between_points_saves_what_it_should_and_is_new(seed: int) -> No
     ledger = Ledger(lattice.problem, lattice, None, lambda step: None, lambda: None)
     ledger.gradients([HeadSet()])
     ledger.score([(HeadSet(), tuple(HeadSet.of(range(k)) for k in (1, 3, 8)))])
-    points = [node for node in operating_points(ledger.known.values()) if node.feasible]
+    points = feasible_points(ledger.known.values())
     found = Learner(ledger).between(points, [1, 2, 3, 5])
     assert [each.weight for each in found] == [1, 2, 3, 5]
     assert [len(each.state) for each in found] == [1, 2, 3, 5]
