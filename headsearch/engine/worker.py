@@ -9,6 +9,7 @@ import torch
 
 from headsearch.errors import EngineError
 from headsearch.model.bundle import ModelBundle, rebuild
+from headsearch.model.precision import float32_convolutions
 from headsearch.scoring.base import DEFAULT_CACHE_BYTES, Scorer
 from headsearch.scoring.item import WorkItem
 from headsearch.scoring.stock import evaluator_for
@@ -50,7 +51,8 @@ def make_evaluator(
 def independent(bundle: ModelBundle, data: BatchedData, dtype: str, gpus: float) -> bool:
     """Whether, on this process's device, no example's outputs depend on those beside it."""
     made = make_evaluator(bundle, data, dtype=dtype, gpus=gpus, cache_bytes=0)
-    found = made.independent
+    with float32_convolutions():
+        found = made.independent
     del made
     free_cuda()
     return found
@@ -82,6 +84,11 @@ def run_job(
         EngineError: memory runs out again.
     """
     evaluator.cache.keep_others = speculative
+    with float32_convolutions():
+        return _run_within_memory(evaluator, item, where)
+
+
+def _run_within_memory(evaluator: Scorer, item: WorkItem, where: Span | np.ndarray) -> np.ndarray:
     try:
         return evaluator.run(item, where)
     except (MemoryError, RuntimeError) as error:

@@ -10,6 +10,7 @@ from torch import nn
 
 from headsearch.heads import HeadSet
 from headsearch.model.plain import plain_outputs
+from headsearch.model.precision import float32_convolutions
 from headsearch.task.batches import BatchedData
 from headsearch.task.metric import Objective, Score, Threshold
 
@@ -30,12 +31,10 @@ def on_gpu(model: nn.Module, gpus: float) -> Iterator[None]:
         yield
         return
     model.to("cuda")
-    tf32 = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
     try:
-        yield
+        with float32_convolutions():
+            yield
     finally:
-        torch.backends.cudnn.allow_tf32 = tf32
         model.to("cpu")
         torch.cuda.empty_cache()
 

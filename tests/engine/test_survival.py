@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import ray
+import torch
 from ray.exceptions import ObjectLostError
 
 from headsearch.engine import ray_workers, scheduler, worker
@@ -244,6 +245,26 @@ def test_out_of_memory_once_gives_the_same_result_with_less_cache(
     assert 0 < full.cache.used_bytes <= 1 << 19 < plain.cache.used_bytes or (
         full.cache.used_bytes <= 1 << 19
     )
+
+
+@pytest.mark.parametrize("tf32", [True, False])
+def test_jobs_are_computed_with_float32_convolutions(
+    tf32: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", tf32)
+    seen: list[bool] = []
+
+    class Looking(Full):
+        def run(self, item: WorkItem, span: Span) -> Any:
+            seen.append(torch.backends.cudnn.allow_tf32)
+            return super().run(item, span)
+
+    item = WorkItem(OUTPUTS, HeadSet(), (HeadSet.of([1]),))
+    run_job(Looking(1), item, Span(0, 1), False)  # memory runs out once
+    with pytest.raises(EngineError):
+        run_job(Looking(2), item, Span(0, 1), False)
+    assert seen == [False] * 4
+    assert torch.backends.cudnn.allow_tf32 == tf32
 
 
 def test_out_of_memory_twice_is_one_clear_error() -> None:
