@@ -25,6 +25,7 @@ from headsearch.model.plain import plain_outputs
 from headsearch.run import command, prepare
 from headsearch.run.config import RunConfig
 from headsearch.run.engines import choose
+from headsearch.run.findings import gather
 from headsearch.run.prepare import Task, make_task
 from headsearch.scoring.stock import evaluator_for
 from headsearch.task.batches import Span
@@ -218,6 +219,10 @@ def test_shards_change_nothing(kind: str, monkeypatch: pytest.MonkeyPatch) -> No
     assert one.operating_points == three.operating_points
 
 
+class Quiet:
+    def on_progress(self, values: dict[str, Any]) -> None: ...
+
+
 def test_a_file_of_tagged_words_is_searched_from_the_command_line(tmp_path: Path) -> None:
     TAGGER.save_pretrained(tmp_path / "model")
     TOKENIZER.save_pretrained(tmp_path / "model")
@@ -234,14 +239,34 @@ def test_a_file_of_tagged_words_is_searched_from_the_command_line(tmp_path: Path
         max_evaluations=14,
     )
 
-    class Quiet:
-        def on_progress(self, values: dict[str, Any]) -> None: ...
-
     outcome = command.start(config, tmp_path / "run", Quiet())
     assert outcome.result["baseline"]["correct"] == right_tags(TAGGER)
     scores = command.verify(tmp_path / "run")
     assert scores["verified"]
     assert scores["baseline"]["correct"] == right_tags(TAGGER)
+
+
+def test_a_report_does_not_compare_what_is_no_example(kind: str, tmp_path: Path) -> None:
+    model, rows, metric = CASES[kind]
+    model.save_pretrained(tmp_path / "model")
+    TOKENIZER.save_pretrained(tmp_path / "model")
+    data = tmp_path / "rows.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = RunConfig(
+        model=str(tmp_path / "model"),
+        data=str(data),
+        metric=metric,
+        engine="inline",
+        max_drop=DROP,
+        max_evaluations=4,
+    )
+    command.start(config, tmp_path / "run", Quiet())
+    found = gather(tmp_path / "run")
+    assert found["result"]["scored"]["kind"] == kind
+    expected = f"answers are compared where each example has one class, not where {kind} are scored"
+    assert found["changes"] == {"missing": expected}
+    for style in ("html", "md"):
+        assert expected in headsearch.write_report(tmp_path / "run", style=style).read_text()
 
 
 def test_texts_that_are_cut_lose_the_labels_of_what_is_cut_off() -> None:

@@ -78,10 +78,10 @@ def removal_map(shape: HeadMap, removed: HeadSet, order: Mapping[int, int]) -> F
 
 
 @_styled
-def effect_map(shape: HeadMap, effects: Mapping[int, Effect]) -> Figure:
-    """Draw by how much removing each head changed the metric, in hundredths of it."""
+def effect_map(shape: HeadMap, effects: Mapping[int, Effect], unit: float) -> Figure:
+    """Draw by how much removing each head changed the metric, in a unit of it."""
     most = max((abs(effect.metric) for effect in effects.values()), default=0.0) or 1.0
-    digits = 1 if most >= 0.01 else 2
+    digits = 1 if most >= unit else 2
 
     def cell(axes: Axes, place: tuple[int, int], head: int) -> None:
         effect = effects.get(head)
@@ -90,7 +90,7 @@ def effect_map(shape: HeadMap, effects: Mapping[int, Effect]) -> Figure:
             return
         hue = ACCENT if effect.metric < 0 else MUTED
         _square(axes, place, hue, TINT * abs(effect.metric) / most)
-        points = round(100 * effect.metric, digits)
+        points = round(effect.metric / unit, digits)
         text = f"{points:+.{digits}f}".replace("-", "\N{MINUS SIGN}") if points else "0"
         _inscribe(axes, place, text)
 

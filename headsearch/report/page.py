@@ -14,6 +14,8 @@ from headsearch.errors import StorageError
 from headsearch.heads import HeadMap
 from headsearch.report import figures, history
 from headsearch.report.summary import population_claims, search_claims
+from headsearch.task.metric import PERPLEXITY
+from headsearch.task.readout import EXAMPLES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -53,17 +55,25 @@ def write_report(
         StorageError: a file can't be written.
     """
     figures.require_matplotlib()
+    found, *claims = search_claims(dict(result))
+    population, tried = population_claims(dict(result)), _tried(result)
+    if result["metric"] == PERPLEXITY:
+        result, steps = _turned(result, steps)
     shape, _ = HeadMap.from_mask(mask)
     states = history.scored_states(steps)
     effects = history.effects(states)
     points = sorted(result["operating_points"], key=lambda point: point["heads_removed"])
-    bands = history.intervals(points, result["examples"], CONFIDENCE)
-    tried = _tried(result)
+    bands = None
+    # Tokens of one text are no independent draws. Results of earlier versions have examples alone.
+    if result.get("scored", {}).get("kind", EXAMPLES) == EXAMPLES:
+        bands = history.intervals(points, result["examples"], CONFIDENCE)
     best, certified = result["best"], _certified(result)
+    # A perplexity has no hundredths.
+    unit = 1.0 if result["metric"] == PERPLEXITY else 0.01
     drawn = {
         "heads": _removal_map(result, best, shape),
         "certified": _removal_map(result, certified, shape) if certified else None,
-        "effects": figures.effect_map(shape, effects) if effects else None,
+        "effects": figures.effect_map(shape, effects, unit) if effects else None,
         "metric": figures.metric_curve(
             result, points, bands, history.cloud(states.values()), tried
         ),
@@ -79,7 +89,6 @@ def write_report(
         else:
             pictures[key] = f"{out.stem}-{key}.png"
             written[out.parent / pictures[key]] = figures.to_png(figure)
-    found, *claims = search_claims(dict(result))
     page = _environment().get_template(f"report.{style}.j2")
     text = page.render(
         name=name,
@@ -92,8 +101,9 @@ def write_report(
         pictures=pictures,
         found=found,
         claims=claims,
-        population=population_claims(dict(result)),
+        population=population,
         confidence=CONFIDENCE,
+        unit="in points (hundredths), " if unit != 1.0 else "",
         tried=tried,
         points=[(point, bands[i] if bands else None) for i, point in enumerate(points)],
         effects=[(shape.position(head), effect) for head, effect in effects.items()],
@@ -104,6 +114,33 @@ def write_report(
     for path, content in written.items():
         _write(path, content)
     return [out, *(path for path in written if path != out)]
+
+
+def _turned(
+    result: Mapping[str, Any], steps: Sequence[Mapping[str, Any]]
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Return a result and its steps with what the metric is the negative of, in its place."""
+
+    def turned(score: Mapping[str, Any]) -> dict[str, Any]:
+        return {**score, "metric": -score["metric"]}
+
+    def row(bits: str, metric: float | None, *rest: Any) -> list[Any]:
+        return [bits, None if metric is None else -metric, *rest]
+
+    return {
+        **result,
+        "baseline": turned(result["baseline"]),
+        "best": turned(result["best"]),
+        "operating_points": [turned(point) for point in result["operating_points"]],
+        "threshold": -result["threshold"],
+    }, [
+        {
+            **step,
+            "scored": [row(*each) for each in step["scored"]],
+            "best": [step["best"][0], -step["best"][1], *step["best"][2:]],
+        }
+        for step in steps
+    ]
 
 
 def _certified(result: Mapping[str, Any]) -> Mapping[str, Any] | None:

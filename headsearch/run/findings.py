@@ -19,10 +19,14 @@ from headsearch.run.folder import CONFIG, MASK, RESULT, TRANSCRIPT, RunFolder
 from headsearch.run.prepare import load_data, make_task
 from headsearch.task.data import Examples
 from headsearch.task.holdout import hold_out
+from headsearch.task.metric import finite_rows
+from headsearch.task.readout import EXAMPLES
 
 LATENCY = "latency.json"
 # Changed examples that a report lists, and characters of each text.
 MOST_CHANGED, MOST_CHARACTERS = 200, 500
+# In place of a class where an output is not finite.
+NO_ANSWER = -1
 
 
 def gather(path: Path, with_examples: bool = True, map_by: str | None = None) -> dict[str, Any]:
@@ -90,7 +94,8 @@ def changed_answers(config: RunConfig, fingerprint: str, mask: dict[str, Any]) -
         after of each; `changed`, at most `MOST_CHANGED` examples: those that turned wrong first.
 
     Raises:
-        HeadsearchError: model or data are gone, have changed, or have no classes.
+        HeadsearchError: model or data are gone, have changed, or have no classes, or what has them
+            is not an example.
     """
     model, tokenizer = load_model(config.model)
     examples = load_data(config, model)
@@ -100,6 +105,11 @@ def changed_answers(config: RunConfig, fingerprint: str, mask: dict[str, Any]) -
     task = make_task(model, tokenizer, examples, searched)
     if task.fingerprint != fingerprint:
         raise RunFolderError("model, data or library versions differ from those of the run")
+    if task.data.kind != EXAMPLES:
+        raise RunFolderError(
+            f"answers are compared where each example has one class, not where {task.data.kind} "
+            "are scored"
+        )
     settings: Any = model.config
     if settings.num_labels == 1:
         raise RunFolderError("the model has one output and no classes")
@@ -107,10 +117,11 @@ def changed_answers(config: RunConfig, fingerprint: str, mask: dict[str, Any]) -
 
     def answers(heads: HeadSet) -> np.ndarray:
         outputs = plain_outputs(task.model, task.data.batches, heads)
-        return np.asarray(outputs.argmax(axis=1)[source])
+        return np.where(finite_rows(outputs), outputs.argmax(axis=1), NO_ANSWER)[source]
 
     before, after = answers(HeadSet()), answers(task.shape.from_mask_for(mask))
-    return _compare(examples, before, after, dict(settings.id2label))
+    names = {**settings.id2label, NO_ANSWER: "not a number"}
+    return _compare(examples, before, after, names)
 
 
 def _compare(

@@ -102,17 +102,20 @@ class Learner:
     def _root_known(self) -> bool:
         """Whether it is known what each head does to the full model."""
         ledger, total = self._ledger, self._ledger.problem.shape.total
-        singles = all(ledger.is_whole(HeadSet.of([head])) for head in range(total))
+        singles = all(HeadSet.of([head]) in ledger.known for head in range(total))
         return HeadSet() in ledger.slopes or singles
 
     def _weights(self, forecast: Forecast) -> np.ndarray:
-        """Return how much each head moves the columns: by gradients, else by single removals."""
+        """Return how much each head moves the columns: by gradients, else by single removals.
+
+        Of removals that were given up, in the examples that were scored.
+        """
         ledger, total = self._ledger, self._ledger.problem.shape.total
         if HeadSet() in ledger.slopes:
             effects = self._slopes_of(forecast, HeadSet())
         else:
-            singles = [ledger.known[HeadSet.of([head])].outputs for head in range(total)]
-            effects = np.stack([forecast.columns(each) - forecast.base for each in singles])
+            singles = [ledger.effect(ledger.baseline, head) for head in range(total)]
+            effects = forecast.columns(np.stack(singles))
         return np.asarray(np.square(effects).mean(axis=1))
 
     def _slopes_of(self, forecast: Forecast, state: HeadSet) -> np.ndarray:

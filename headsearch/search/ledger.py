@@ -62,8 +62,7 @@ class Ledger:
         bounds: what they say about how much can be removed.
         memo_hits: times that a wanted score was known already.
         measured: states whose gradients were measured.
-        examples: which of them states that were given up were scored on, (some,), if not on the
-            first in the task's order.
+        examples: which of them each state that was given up was scored on, (some,), ascending.
         slopes: the gradients of the last of them, (examples, classes, heads).
     """
 
@@ -128,7 +127,7 @@ class Ledger:
         child = self.known[node.heads.add(head)]
         if child.whole:
             return np.asarray(child.outputs - node.outputs)
-        scored = self.examples.get(child.heads, np.arange(len(child.outputs)))
+        scored = self.examples[child.heads]
         effect = np.zeros_like(node.outputs)
         effect[scored] = child.outputs - node.outputs[scored]
         return effect
@@ -191,8 +190,11 @@ class Ledger:
         for ask, answer in zip(asks, answers, strict=True):
             for state, outputs in zip(ask.states, answer, strict=True):
                 nodes.append(self._take(state, outputs, scores.get(state)))
-                if ask.order is not None and not nodes[-1].whole:
-                    self.examples[state] = np.sort(ask.order.examples[: len(outputs)])
+                if not nodes[-1].whole:
+                    scored = np.arange(len(outputs))  # the first in the task's order
+                    if ask.order is not None:
+                        scored = np.sort(ask.order.examples[: len(outputs)])
+                    self.examples[state] = scored
         if self.best is not before:
             self.on_incumbent(self.best)
         if dropped:

@@ -154,6 +154,71 @@ def test_the_certified_mask_is_drawn_where_it_has_other_heads(
     assert "certify split" in " ".join(other.words)
 
 
+def by_metric(findings: dict[str, Any], metric: str, sign: float) -> dict[str, Any]:
+    """The same of a metric that counts no right answers."""
+
+    def score(point: dict[str, Any]) -> dict[str, Any]:
+        kept = {key: value for key, value in point.items() if key != "correct"}
+        return {**kept, "metric": sign * point["metric"]}
+
+    result = findings["result"]
+    points = [score(point) for point in result["operating_points"]]
+    changed = {"operating_points": points, "metric": metric, "threshold": sign * 0.8}
+    changed |= {name: score(result[name]) for name in ("baseline", "best")}
+    steps = [
+        {
+            **step,
+            "scored": [
+                [b, None if m is None else sign * m, *rest] for b, m, *rest in step["scored"]
+            ],
+            "best": [step["best"][0], sign * step["best"][1], step["best"][2]],
+        }
+        for step in findings["steps"]
+    ]
+    return {**findings, "result": {**result, **changed}, "steps": steps}
+
+
+@pytest.mark.parametrize("style", ["html", "md"])
+@pytest.mark.parametrize("metric", ["pearson", "f1"])
+def test_of_other_metrics_no_right_answers_are_shown(
+    metric: str, style: str, small: dict[str, Any], tmp_path: Path
+) -> None:
+    text = written(by_metric(small, metric, 1.0), tmp_path / "report", style)
+    assert f"Heads removed against {metric}" in text
+    assert "Clopper" not in text
+    best = small["result"]["best"]
+    assert f"{best['metric']:.4f}" in text
+    assert str(best["correct"]) not in text.replace(f"{best['correct'] / 2000:.4f}", "")
+
+
+@pytest.mark.parametrize("style", ["html", "md"])
+def test_a_perplexity_is_shown_as_it_is_and_not_as_its_negative(
+    style: str, small: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Any] = []
+    draw = figures.metric_curve
+    monkeypatch.setattr(figures, "metric_curve", lambda *args: drawn.append(args) or draw(*args))
+    text = written(by_metric(small, "perplexity", -1.0), tmp_path / "report", style)
+    assert "0.8500" in text  # the full model's
+    assert not re.search(r"[-\N{MINUS SIGN}]0\.8", text)
+    assert "hundredths" not in text
+    assert "hundredths" in written(small, tmp_path / "other", style)
+    ((result, points, bands, scored, _), other) = drawn
+    assert bands is None
+    assert (result["threshold"], scored) == (0.8, other[3])
+    assert [p["metric"] for p in points] == [p["metric"] for p in other[1]]
+
+
+def test_tokens_have_no_intervals(small: dict[str, Any], tmp_path: Path) -> None:
+    """They are no independent draws, and more than there are examples."""
+    scored = {"kind": "tokens", "rows": 9000}
+    text = written(
+        {**small, "result": {**small["result"], "scored": scored}}, tmp_path / "report.html"
+    )
+    assert "Clopper" not in text
+    assert "Clopper" in written(small, tmp_path / "other.html")
+
+
 def test_latency_is_shown_where_it_was_measured(small: dict[str, Any], tmp_path: Path) -> None:
     rows = [{"what": "full", "milliseconds": 12.5}]
     latency = {"batch": 32, "machine": {"cores": 2}, "rows": rows}

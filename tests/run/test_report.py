@@ -16,8 +16,9 @@ import torch
 
 import headsearch as package
 from headsearch.cli import cli
-from headsearch.heads import HeadMap
+from headsearch.heads import HeadMap, HeadSet
 from headsearch.model.checkpoint import load_model
+from headsearch.model.plain import plain_outputs
 from headsearch.run.command import start
 from headsearch.run.config import RunConfig
 from headsearch.run.findings import changed_answers, command_line, gather
@@ -137,3 +138,20 @@ def test_long_texts_are_cut(config: RunConfig, run: Path, monkeypatch: pytest.Mo
     found = gather(run)["changes"]["changed"]
     assert found
     assert all(len(each["text"]) == 10 and each["text"].endswith("…") for each in found)
+
+
+def test_an_answer_that_is_not_finite_is_wrong(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = gather(run)["changes"]
+
+    def broken(model: Any, batches: Any, heads: HeadSet) -> Any:
+        outputs = plain_outputs(model, batches, heads)
+        if heads:
+            outputs[:, 0] = float("nan")
+        return outputs
+
+    monkeypatch.setattr("headsearch.run.findings.plain_outputs", broken)
+    found = gather(run)["changes"]
+    assert [each["after"] for each in found["classes"]] == [0, 0]
+    right = sum(each["before"] for each in expected["classes"])
+    assert (found["worse"], found["better"], found["other"]) == (right, 0, 150 - right)
+    assert {each["after"] for each in found["changed"]} == {"not a number"}

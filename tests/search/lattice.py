@@ -52,6 +52,10 @@ class Lattice:
         self.expected: list[list[Ask]] = []  # what was expected to come next
         self.given: list[tuple[HeadSet, int]] = []  # states and how many examples of each
 
+    def break_off(self, head: int) -> None:
+        """Make a head one that can't be removed."""
+        self._single[head] *= 15
+
     def of(self, heads: HeadSet) -> np.ndarray:
         """The outputs of one state, whatever it is asked with."""
         rows = list(heads)

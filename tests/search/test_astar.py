@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -235,8 +236,10 @@ def test_giving_up_early_saves_work_and_decides_the_same() -> None:
     assert found["early"] > 0.9 * found["late"]
 
 
-def test_the_effect_of_what_was_given_up_is_known_where_it_was_scored() -> None:
-    lattice = Lattice((4, 4), seed=1, effect=0.4, hardest_first=True)
+@pytest.mark.parametrize("hardest_first", [False, True])
+def test_the_effect_of_what_was_given_up_is_known_where_it_was_scored(hardest_first: bool) -> None:
+    lattice = Lattice((4, 4), seed=1, effect=0.4, hardest_first=hardest_first)
+    lattice.break_off(2)
     ledger = Ledger(lattice.problem, lattice, None, lambda step: None, lambda: None)
     root = ledger.baseline
     ledger.score([(root.heads, tuple(HeadSet.of([j]) for j in range(8)))], early=True)
@@ -250,6 +253,32 @@ def test_the_effect_of_what_was_given_up_is_known_where_it_was_scored() -> None:
         np.testing.assert_array_equal(ledger.effect(root, head), expected)
         given_up += not node.whole
     assert 0 < given_up < 8
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("hardest_first", [False, True])
+def test_without_gradients_a_head_that_must_stay_does_not_end_the_proposals(
+    seed: int, hardest_first: bool
+) -> None:
+    """Its removal is given up, so it is never known to the end what it changes."""
+    lattice = Lattice(
+        (6, 6, 6),
+        seed=seed,
+        examples=120,
+        effect=0.15,
+        interaction=0.08,
+        max_drop=0.03,
+        hardest_first=hardest_first,
+    )
+    lattice.problem = replace(lattice.problem, gradients=False)
+    lattice.break_off(1)
+    result, steps = run(lattice, Settings(max_evaluations=100))
+    (singles,) = (step for step in steps if step["kind"] == "expansion" and not step["removed"])
+    given_up = {row[0] for row in singles["scored"] if row[4] < 120}
+    assert f"{1 << 1:x}" in given_up
+    assert "proposals" in {step["kind"] for step in steps}
+    assert 1 not in result.best.heads
+    assert result.best.weight >= 12
 
 
 def test_what_was_given_up_is_no_operating_point_and_has_no_promise() -> None:

@@ -179,6 +179,26 @@ def test_fisher_is_the_mean_squared_gradient() -> None:
     assert Fisher().path(view()).heads == tuple(int(j) for j in HEADS[np.argsort(importance)])
 
 
+@pytest.mark.parametrize("guide", [Michel(), Fisher()])
+def test_a_broken_example_says_nothing_of_the_heads(guide: Michel | Fisher) -> None:
+    """As `Ledger.view` has it: no head has an effect there."""
+    whole, place = view(), 7
+    outputs, effects = OUTPUTS.copy(), EFFECTS.copy()
+    outputs[place], effects[:, place] = np.nan, 0.0
+    broken = replace(whole, node=replace(whole.node, outputs=outputs), effects=effects)
+    others = np.delete(np.arange(50), place)
+    without = View(
+        Problem(SHAPE, make_objective("accuracy", LABELS[others], 3), 0.1),
+        whole.threshold,
+        replace(whole.node, outputs=OUTPUTS[others]),
+        HEADS,
+        EFFECTS[:, others],
+    )
+    expected = guide.path(without).heads
+    assert guide.path(broken).heads == expected
+    assert list(expected) != sorted(expected)
+
+
 def test_budget_takes_the_cheapest_heads_that_fit() -> None:
     base = correct(OUTPUTS)
     costs = [max(0, base - correct(OUTPUTS + effect)) for effect in EFFECTS]

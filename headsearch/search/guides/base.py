@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from headsearch.search.problem import Node, Problem
-from headsearch.task.metric import Objective, Threshold, over_classes
+from headsearch.task.metric import Objective, Threshold, finite_rows, over_classes
 
 # A prediction is looked at first on one example in so many, those that are closest to a wrong
 # answer: where too many of them are wrong, the others need not be looked at.
@@ -42,8 +42,10 @@ class View:
 
     @cached_property
     def loss_gradients(self) -> np.ndarray:
-        """d loss / d gate of every example, (remaining, examples) float32."""
-        slopes = self.problem.objective.slopes(self.node.outputs)  # (examples, classes)
+        """d loss / d gate of every example, (remaining, examples) float32; of broken ones 0."""
+        outputs = self.node.outputs
+        slopes = self.problem.objective.slopes(outputs)  # (examples, classes)
+        slopes = np.where(finite_rows(outputs)[:, None], slopes, 0.0)
         slopes32 = slopes.astype(np.float32)
         return np.asarray(-np.einsum("jec,ec->je", self.effects, slopes32))
 
