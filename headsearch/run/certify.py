@@ -14,6 +14,7 @@ from headsearch.run.config import CERTIFIABLE, NO_TEST, RunConfig
 from headsearch.run.prepare import Task
 from headsearch.search import certificate
 from headsearch.search.certificate import Flips, Tried
+from headsearch.search.problem import Node
 from headsearch.task.batches import BatchedData
 
 ASSUMPTION = (
@@ -22,9 +23,7 @@ ASSUMPTION = (
 )
 
 
-def population(
-    task: Task, config: RunConfig, points: Iterable[HeadSet], best: HeadSet
-) -> dict[str, Any]:
+def population(task: Task, config: RunConfig, points: Iterable[Node], best: Node) -> dict[str, Any]:
     """Return the `population` part of a run's certificate, JSON values.
 
     Args:
@@ -56,7 +55,7 @@ def population(
         "repeated_texts": task.certify_repeats,
         "assumption": ASSUMPTION,
         "test": certificate.TEST,
-        "order": "operating points within the budget on the search split, least pruned first, "
+        "order": "operating points within the budget on the search split, least saved first, "
         "up to the first that fails",
         "points": len(order),
         "baseline": {"metric": right / split.examples, "correct": right},

@@ -222,7 +222,7 @@ def _report(
             "plain": {"baseline": _score_json(plain_baseline), "best": _score_json(plain)},
             "bound": found.limits.to_json(len(best.heads)),
             "population": population(
-                task, config, [node.heads for node in found.points if node.feasible], heads
+                task, config, [node for node in found.points if node.feasible], best
             ),
         },
         "stopped": found.stopped,

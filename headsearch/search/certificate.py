@@ -6,7 +6,7 @@ level alpha = 1 - confidence, until one is not rejected; the last one before it 
 confidence 1 - alpha, no point that passed breaks the budget, as for that the first of the order
 which breaks it must have been rejected, and that is a single test. This is fixed-sequence testing,
 see Angelopoulos, Bates, Candès, Jordan and Lei, "Learn then Test", arXiv 2110.01052. The order goes
-from the least pruned point to the most pruned, as rejection is likeliest at the start.
+from the point that saves least to the one that saves most, as rejection is likeliest at the start.
 
 The test. Removing heads turns b of n right answers wrong and c wrong ones right. Every example is
 an independent draw that does so with chances (p_b, p_c); accuracy falls by p_b - p_c. Outcomes are
@@ -56,6 +56,7 @@ import numpy as np
 from scipy import special
 
 from headsearch.heads import HeadSet
+from headsearch.search.problem import Node
 
 TEST = "exact unconditional paired test, maximised over the share of changed answers"
 # gamma as a part of alpha: what is given away, for an interval that is some 7 standard errors wide.
@@ -98,17 +99,20 @@ class Tried:
     passed: bool
 
 
-def sequence(points: Iterable[HeadSet], best: HeadSet) -> list[HeadSet]:
-    """Return the order of testing, least pruned first; it must not depend on the certify split.
+def sequence(points: Iterable[Node], best: Node) -> list[HeadSet]:
+    """Return the order of testing, least saved first; it must not depend on the certify split.
+
+    What is saved is the number of removed heads by default. By another weight a point may have
+    more of them than one that saves more.
 
     Args:
-        points: the operating points that are feasible on the search split, one for each number of
-            removed heads.
-        best: the state that is handed back: it takes the place of the point with as many heads,
-            and none with more is tested.
+        points: the operating points that are feasible on the search split, one for each weight.
+        best: the state that is handed back: it takes the place of the point that saves as much,
+            and none that saves more is tested.
     """
-    chosen = {len(heads): heads for heads in points if len(heads) < len(best)} | {len(best): best}
-    return [chosen[count] for count in sorted(chosen) if count]
+    milder = {point.weight: point.heads for point in points if point.weight < best.weight}
+    chosen = milder | {best.weight: best.heads}
+    return [chosen[weight] for weight in sorted(chosen) if len(chosen[weight])]
 
 
 def right_answers(outputs: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -15,7 +15,8 @@ from scipy import special, stats
 from headsearch.heads import HeadSet
 from headsearch.search import certificate
 from headsearch.search.certificate import Flips, certify, p_value, sequence, upper_bound
-from headsearch.task.metric import make_objective
+from headsearch.search.problem import Node
+from headsearch.task.metric import Score, make_objective
 
 ALPHA = 0.05
 DRAWS = 10_000
@@ -141,12 +142,26 @@ def test_the_upper_bound_agrees_with_the_test() -> None:
 # Sequences
 
 
+def node(heads: HeadSet, weight: int | None = None) -> Node:
+    saved = len(heads) if weight is None else weight
+    return Node(heads, saved, np.zeros((1, 2), np.float32), Score(0.9, 0.1), True)
+
+
 def test_points_go_from_the_least_pruned_to_the_best_state() -> None:
-    points = [HeadSet.of(range(count)) for count in (9, 7, 5, 2, 0)]
-    best = HeadSet.of([10, 11, 12, 13, 14, 15, 16])
-    order = sequence(points, best)
-    assert order == [points[3], points[2], best], "the best state in the place of its equal"
-    assert sequence([HeadSet()], HeadSet()) == []
+    points = [node(HeadSet.of(range(count))) for count in (9, 7, 5, 2, 0)]
+    best = node(HeadSet.of([10, 11, 12, 13, 14, 15, 16]))
+    expected = [points[3].heads, points[2].heads, best.heads]
+    assert sequence(points, best) == expected, "the best state in the place of its equal"
+    assert sequence([node(HeadSet())], node(HeadSet())) == []
+
+
+def test_points_go_by_what_they_save_however_many_heads_that_takes() -> None:
+    mild, bold = node(HeadSet.of([0, 2, 3]), 4), node(HeadSet.of([0, 1]), 5)
+    most = node(HeadSet.of([0, 1, 2, 3]), 8)
+    points = [most, bold, mild, node(HeadSet(), 0)]
+    assert sequence(points, most) == [mild.heads, bold.heads, most.heads]
+    assert sequence(points, bold) == [mild.heads, bold.heads]
+    assert sequence(points, mild) == [mild.heads]
 
 
 def test_testing_stops_at_the_first_that_fails() -> None:
