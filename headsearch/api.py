@@ -130,6 +130,9 @@ def search(
         raise InputError("`map` names a file; pass `dataset.map(function)` as `dataset`")
     if "certify_data" in options:
         raise InputError("`certify_data` names a file; pass rows as `certify_dataset`")
+    for name in ("subset", "split", "certify_split"):
+        if name in options:
+            raise InputError(f"`{name}` is of data that are loaded by name; pass its rows")
     options = {"engine": "inline", **options}
     config = RunConfig.from_json(
         {

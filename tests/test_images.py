@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,11 @@ from headsearch.errors import DataError
 from headsearch.heads import HeadMap
 from headsearch.model.checkpoint import load_model
 from headsearch.model.samples import sample_inputs
+from headsearch.report.card import card
+from headsearch.run.command import start
 from headsearch.run.config import RunConfig
+from headsearch.run.export import export
+from headsearch.run.findings import gather
 from headsearch.run.prepare import load_task
 from headsearch.task.images import images_of
 from tests.test_kinds import RANDOM, noisy, tiny
@@ -57,20 +62,26 @@ def test_images_are_scored_as_a_plain_loop_scores_them() -> None:
     assert HeadMap.from_mask(result.mask)[0] == HeadMap((4, 4, 4))
 
 
-def test_images_may_be_files_and_models_folders(tmp_path: Path) -> None:
-    MODEL.save_pretrained(tmp_path / "model")
-    PROCESSOR.save_pretrained(tmp_path / "model")
+def on_disk(folder: Path, **options: Any) -> RunConfig:
+    """What a run of the same model on the same images is asked, both of them files."""
+    MODEL.save_pretrained(folder / "model")
+    PROCESSOR.save_pretrained(folder / "model")
     paths = []
     for i, picture in enumerate(PICTURES):
-        paths.append(str(tmp_path / f"{i}.png"))
+        paths.append(str(folder / f"{i}.png"))
         Image.fromarray(picture).save(paths[-1])
-    pd.DataFrame({"picture": paths, "label": LABELS}).to_csv(tmp_path / "data.csv", index=False)
-    config = RunConfig(
-        model=str(tmp_path / "model"),
-        data=str(tmp_path / "data.csv"),
+    pd.DataFrame({"picture": paths, "label": LABELS}).to_csv(folder / "data.csv", index=False)
+    return RunConfig(
+        model=str(folder / "model"),
+        data=str(folder / "data.csv"),
         image_column="picture",
         engine="inline",
+        **options,
     )
+
+
+def test_images_may_be_files_and_models_folders(tmp_path: Path) -> None:
+    config = on_disk(tmp_path)
     task = load_task(config)
     assert task.data.examples == 50
     again = load_task(config)
@@ -84,6 +95,36 @@ def test_images_may_be_files_and_models_folders(tmp_path: Path) -> None:
     model, processor = load_model(str(tmp_path / "model"))
     assert type(processor) is ViTImageProcessorPil
     assert (answers(model) == answers(MODEL)).all()
+
+
+class Quiet:
+    def on_progress(self, values: dict[str, Any]) -> None: ...
+
+
+def test_a_run_on_images_is_reported_and_exported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = on_disk(tmp_path, max_drop=DROP, max_evaluations=30)
+    start(config, tmp_path / "run", Quiet())
+    changed = gather(tmp_path / "run")["changes"]["changed"]
+    assert changed
+    for each in changed:
+        place, width, height = re.fullmatch(
+            r"search example (\d+): an image of (\d+) x (\d+)", each["text"]
+        ).groups()
+        assert PICTURES[int(place) - 1].shape == (int(height), int(width), 3)
+        assert each["label"] == MODEL.config.id2label[LABELS[int(place) - 1]]
+    for style in ("html", "md"):
+        page = headsearch.write_report(tmp_path / "run", style=style).read_text()
+        assert changed[0]["text"] in page
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(PICTURES[0]).save("picture.jpg")
+    for kind in ("narrow", "zeroed", "onnx"):
+        export(Path("run"), Path(kind), kind, None, card)
+        text = (tmp_path / kind / "README.md").read_text()
+        assert "Tokenizer" not in text
+        for block in text.split("```python\n")[1:]:
+            exec(block.split("```")[0], {})  # noqa: S102  # the card's own
 
 
 @pytest.mark.parametrize("value", ["no such file.png", 3, None, np.zeros((2, 2, 7))])

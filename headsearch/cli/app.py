@@ -15,7 +15,7 @@ from rich.console import Console
 
 from headsearch import __version__
 from headsearch.cli import options
-from headsearch.cli.helping import Command
+from headsearch.cli.helping import Command, Common
 from headsearch.cli.options import PATH
 from headsearch.errors import HeadsearchError
 from headsearch.run.config import EXPORT_FORMATS, RunConfig
@@ -120,17 +120,28 @@ def status(folder: Path, stay: bool, as_json: bool) -> None:
 
 
 @cli.command(
+    cls=Command,
     epilog="Example: headsearch verify runs/model-1 --data held_out.csv",
     short_help="Score a run's mask again by the plain forward.",
 )
 @click.argument("target", metavar="RUN_OR_MODEL", type=PATH)
-@click.option("--data", help="Score on other data, with the columns that the run used.")
+@options.point
+@click.option("--data", cls=Common, help="Score on other data, with the run's columns.")
 @click.option("--metric", type=click.Choice(METRICS), metavar="NAME", help="Of a model. [its own]")
 @options.columns
 @click.option("--max-length", type=int, help="Cut texts to so many tokens.")
-@click.option("--json", "as_json", is_flag=True, help="Print the scores as JSON.")
+@click.option("--json", "as_json", cls=Common, is_flag=True, help="Print the scores as JSON.")
 @options.map_by
-def verify(target: Path, data: str | None, as_json: bool, map: str | None, **given: Any) -> None:
+def verify(
+    target: Path,
+    data: str | None,
+    as_json: bool,
+    map: str | None,
+    heads: int | None,
+    safer: bool,
+    certified: bool,
+    **given: Any,
+) -> None:
     """Score a run's mask, or a model, again by the plain transformers forward.
 
     A run knows its metric and columns; of a model they are given, as to `headsearch run`.
@@ -139,7 +150,9 @@ def verify(target: Path, data: str | None, as_json: bool, map: str | None, **giv
     from headsearch.run import command
 
     given = {name: value for name, value in given.items() if value is not None}
-    scores = command.verify(target, data, map, given)
+    chosen = {"heads": heads, "safer": safer, "certified": certified}
+    point = chosen if heads is not None or safer or certified else None
+    scores = command.verify(target, data, map, given, point)
     click.echo(json.dumps(scores, indent=1) if as_json else "\n".join(verify_lines(scores)))
     if not scores.get("verified", True):
         sys.exit(NOT_VERIFIED)
@@ -150,8 +163,7 @@ def verify(target: Path, data: str | None, as_json: bool, map: str | None, **giv
     short_help="Write the pruned model of a run.",
 )
 @click.argument("folder", metavar="RUN", type=PATH)
-@click.option("--heads", type=int, help="Remove so many. [the most within the budget]")
-@click.option("--safer", is_flag=True, help="Of points with so many, the one with the least loss.")
+@options.point
 @click.option(
     "--format",
     "kind",
@@ -161,12 +173,12 @@ def verify(target: Path, data: str | None, as_json: bool, map: str | None, **giv
     "before, any tool loads it; onnx: for ONNX Runtime.",
 )
 @click.option("--out", type=PATH, required=True, help="Must not exist yet.")
-def export(folder: Path, heads: int | None, safer: bool, kind: str, out: Path) -> None:
+def export(folder: Path, kind: str, out: Path, **point: Any) -> None:
     """Write the model of an operating point of RUN, with tokenizer and model card."""
     from headsearch.report.card import card, export_lines
     from headsearch.run.export import export as export_model
 
-    click.echo("\n".join(export_lines(export_model(folder, out, kind, heads, card, safer))))
+    click.echo("\n".join(export_lines(export_model(folder, out, kind, card=card, **point))))
 
 
 @cli.command(
@@ -288,7 +300,15 @@ def _search(folder: Path, quiet: bool, as_json: bool, call: Callable[[Any], Any]
 
 
 def _resume_command(folder: Path) -> str:
-    return f"headsearch resume {shlex.quote(str(folder))}"
+    """Return what goes on with a run; where its data went through a function, that is named again.
+
+    The function's code is run, so a run folder that somebody gave away must not be enough.
+    """
+    from headsearch.run.folder import RunFolder
+
+    map_by = RunFolder.open(folder).config()[0].map
+    words = ["headsearch", "resume", str(folder), *(["--map", map_by] if map_by else [])]
+    return shlex.join(words)
 
 
 def _next_folder(name: str) -> Path:

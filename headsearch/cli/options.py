@@ -83,6 +83,20 @@ _asked = together(
 map_by = click.option(
     "--map", metavar="FILE.py:FUNCTION", help="Send each row through it first, as datasets' map."
 )
+# A point of what a run found.
+point = together(
+    click.option(
+        "--heads",
+        cls=Common,
+        type=int,
+        metavar="N",
+        help="Remove so many. [the most within the budget]",
+    ),
+    click.option(
+        "--safer", cls=Common, is_flag=True, help="With --heads: of the points of least loss."
+    ),
+    click.option("--certified", cls=Common, is_flag=True, help="The certified point of a run."),
+)
 # Budgets, certificate and engine: all that a resumed run may change.
 resumable = together(
     map_by,
@@ -94,6 +108,7 @@ resumable = together(
         help="How far the metric may fall, absolute. [0.01]",
     ),
     click.option("--certify-data", help="Held-out data to certify on, read as --data is."),
+    click.option("--certify-split", help="Split of --certify-data. [as of --data]"),
     click.option("--confidence", type=float, help="Of the certificate. [0.95]"),
     click.option("--max-evaluations", type=int, help="Stop after so many scored head sets."),
     click.option("--max-expansions", type=int, help="Stop after so many expansions."),

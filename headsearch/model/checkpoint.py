@@ -11,6 +11,7 @@ from typing import Any
 import safetensors.torch
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
 from transformers import (
@@ -80,6 +81,8 @@ def load_model(name: str) -> tuple[nn.Module, Any]:
             SafetensorError,
             ImportError,
             RuntimeError,
+            TypeError,
+            StrictDataclassError,
         ) as error:
             raise ModelError(f"could not load the model {name!r}: {first_line(error)}") from None
     kind_of(model)
@@ -94,7 +97,7 @@ def load_config(name: str) -> Any:
     """
     try:
         return AutoConfig.from_pretrained(name, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, StrictDataclassError) as error:
         raise ModelError(f"could not load the model {name!r}: {first_line(error)}") from None
 
 
@@ -207,7 +210,16 @@ def load_pruned(folder: str | Path) -> nn.Module:
                 model.generation_config = GenerationConfig.from_pretrained(place)
             made: nn.Module = model
             return made
-        except (InputError, OSError, ValueError, KeyError, SafetensorError, RuntimeError) as error:
+        except (
+            InputError,
+            OSError,
+            ValueError,
+            KeyError,
+            SafetensorError,
+            RuntimeError,
+            TypeError,
+            StrictDataclassError,
+        ) as error:
             raise ModelError(
                 f"could not load the narrow model {str(place)!r}: {first_line(error)}"
             ) from None

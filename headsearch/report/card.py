@@ -21,11 +21,11 @@ The weights are as small as the heads that are left, so the stock class alone ca
 Either
 
 ```python
-from transformers import {loader}, AutoTokenizer
+from transformers import {loader}, {reader}
 
 # trust_remote_code runs modeling_headsearch.py of this folder, which gives the modules their sizes.
 model = {loader}.from_pretrained("{folder}", trust_remote_code=True)
-tokenizer = AutoTokenizer.from_pretrained("{folder}")
+{reads} = {reader}.from_pretrained("{folder}")
 ```
 
 or, which runs no code of this folder,
@@ -40,24 +40,39 @@ The model is as large as before, and no faster: in the output projection of each
 the weights of the removed heads are 0. Any tool loads it as it did the original.
 
 ```python
-from transformers import {loader}, AutoTokenizer
+from transformers import {loader}, {reader}
 
 model = {loader}.from_pretrained("{folder}")
-tokenizer = AutoTokenizer.from_pretrained("{folder}")
+{reads} = {reader}.from_pretrained("{folder}")
 ```""",
     "onnx": """\
-`model.onnx` takes batches of any size and texts of any length, and returns logits.
+`model.onnx` takes {inputs}, and returns logits.
 
 ```python
 import onnxruntime
-from transformers import AutoTokenizer
+{imports}from transformers import {reader}
 
-tokenizer = AutoTokenizer.from_pretrained("{folder}")
+{reads} = {reader}.from_pretrained("{folder}")
 session = onnxruntime.InferenceSession("{folder}/model.onnx")
-inputs = tokenizer(["a text"], return_tensors="np")
+inputs = {reads}([{example}], return_tensors="np")
 names = [each.name for each in session.get_inputs()]
 (logits,) = session.run(["logits"], {{name: inputs[name] for name in names}})
 ```""",
+}
+
+_TEXTS = {
+    "reader": "AutoTokenizer",
+    "reads": "tokenizer",
+    "inputs": "batches of any size and texts of any length",
+    "imports": "",
+    "example": '"a text"',
+}
+_IMAGES = {
+    "reader": "AutoImageProcessor",
+    "reads": "processor",
+    "inputs": "batches of any size, of images as the processor makes them",
+    "imports": "from PIL import Image\n",
+    "example": 'Image.open("picture.jpg")',
 }
 
 
@@ -91,7 +106,9 @@ def card(exported: dict[str, Any]) -> str:
         "",
         "## How to load it",
         "",
-        _LOADING[exported["format"]].format(folder=folder, loader=exported["loader"]),
+        _LOADING[exported["format"]].format(
+            folder=folder, loader=exported["loader"], **(_IMAGES if exported["images"] else _TEXTS)
+        ),
         "",
         "## How it was made",
         "",

@@ -150,12 +150,15 @@ def verify_lines(scores: dict[str, Any]) -> list[str]:
     name = scores["metric"]
     if "model" in scores:
         return [f"{name} on {scores['examples']} examples: {score_text(scores['model'], name)}"]
-    return [
+    lines = [
         f"{name} on {scores['examples']} examples by the plain forward: "
         f"{score_text(scores['baseline'], name)} before, {score_text(scores['pruned'], name)} "
         f"after removing {scores['heads_removed']} of {scores['heads']} heads",
         f"{'holds' if scores['verified'] else 'DOES NOT HOLD'}: {asked_text(scores)}",
     ]
+    if not scores.get("as_searched", True):
+        lines.append("Data, or versions of libraries, are not those that were searched.")
+    return lines
 
 
 def _assumed_lines(bound: dict[str, Any]) -> list[str]:

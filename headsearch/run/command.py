@@ -7,7 +7,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from headsearch.run.folder import (
     Transcript,
     check_free,
 )
+from headsearch.run.points import operating_point
 from headsearch.run.prepare import Task, classes_of, load_data, load_task, make_task
 from headsearch.run.session import Outcome, Watcher, run_search
 from headsearch.run.verify import plain_score
@@ -36,9 +37,11 @@ from headsearch.search.weight import HEADS, Weight
 from headsearch.task.metric import metrics_for
 
 # What a result claims, and a resumed run may change.
-CLAIMED = ("max_drop", "confidence", "certify_data", "certify_fraction")
+CLAIMED = ("max_drop", "confidence", "certify_data", "certify_split", "certify_fraction")
 # Seconds between two writings of progress.json while nothing is committed.
 PROGRESS_INTERVAL = 5.0
+# What of other data than a run's is told where its mask is verified on them.
+OF_DATA = ("subset", "split")
 
 
 def start(config: RunConfig, out: Path, watcher: Watcher, memo: Path | None = None) -> Outcome:
@@ -186,6 +189,7 @@ def verify(
     data: str | None = None,
     map_by: str | None = None,
     given: Mapping[str, Any] | None = None,
+    point: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Score a run's mask, or a model, by the plain path alone.
 
@@ -194,30 +198,31 @@ def verify(
         data: other data than the run's, with the same columns; the threshold is then taken
             from the full model's metric on that data.
         map_by: FILE.py:FUNCTION that the data go through, see `task.mapping`.
-        given: other options of a `RunConfig`, of a model alone: a run's are known. By default its
-            metric is the first that fits it.
+        given: other options of a `RunConfig`, of a model alone: a run's are known, but for subset
+            and split of other data. By default its metric is the first that fits it.
+        point: options of `points.operating_point`: another point of the run than the best.
 
     Returns:
-        JSON values: metric, examples, baseline and pruned score, threshold, whether it is met.
+        JSON values: metric, examples, baseline and pruned score, threshold, whether it is met; of a
+        run's own data, whether all is as it was searched (`as_searched`).
 
     Raises:
-        HeadsearchError: the target is neither, or the data can't be used.
+        HeadsearchError: the target is neither, has no such point or another model by now, or the
+            data can't be used.
     """
     if (target / "config.json").is_file() and "asked" in _json(target / "config.json"):
-        folder = RunFolder.open(target)
-        if given:
-            names = ", ".join(f"`{name}`" for name in given)
-            raise InputError(f"{names} must not be given with a run, which has its own: {target}")
-        mask = folder.read_json(MASK)
-        if mask is None:
-            raise RunFolderError(f"{target} has no {MASK} yet: the run is not done")
-        # The certify split has had its say.
-        config = dataclasses.replace(folder.config()[0].allowing(map_by), certify_data=None)
+        folder, of_data = RunFolder.open(target), {}
+        for name, value in (given or {}).items():
+            if name not in OF_DATA:
+                raise InputError(
+                    f"`{name}` must not be given with a run, which has its own: {target}"
+                )
+            of_data[name] = value
         if data is not None:
-            config = dataclasses.replace(
-                config, data=data, max_examples=None, certify_fraction=None
-            )
-        return _verify_mask(config, mask)
+            of_data["data"] = data
+        return _verify_run(folder, map_by, of_data, point or {})
+    if point:
+        raise InputError(f"{target} is not a run folder: a model has no points to choose from")
     if data is None:
         raise InputError(f"{target} is not a run folder; a model needs --data to be verified on")
     config = RunConfig(model=str(target), data=data, map=map_by, **(given or {}))
@@ -235,9 +240,31 @@ def verify(
     }
 
 
-def _verify_mask(config: RunConfig, mask: dict[str, Any]) -> dict[str, Any]:
+def _verify_run(
+    folder: RunFolder, map_by: str | None, of_data: Mapping[str, Any], point: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Score a point of a run, on its own data or on that which `of_data` names."""
+    mask, result = folder.read_json(MASK), folder.read_json(RESULT)
+    if mask is None:
+        raise RunFolderError(f"{folder.path} has no {MASK} yet: the run is not done")
+    asked, fingerprint = folder.config()
+    # The certify split has had its say.
+    config = dataclasses.replace(asked.allowing(map_by), certify_data=None, certify_split=None)
+    if of_data:
+        config = dataclasses.replace(config, max_examples=None, certify_fraction=None, **of_data)
     task = load_task(config)
+    if folder.weights not in (None, task.bundle.weights_fingerprint()):
+        raise RunFolderError(f"the model's weights differ from those that {folder.path} searched")
     removed = task.shape.from_mask_for(mask)
+    if any(point.values()):
+        if result is None:
+            raise RunFolderError(f"{folder.path} has no {RESULT} yet: the run is not done")
+        removed = task.shape.from_pairs(operating_point(result, **point)["removed"])
+    own = {} if of_data else {"as_searched": task.fingerprint == fingerprint}
+    return {**_verify_heads(config, task, removed), **own}
+
+
+def _verify_heads(config: RunConfig, task: Task, removed: HeadSet) -> dict[str, Any]:
     before, after = (
         plain_score(task.model, task.data, task.objective, heads) for heads in (HeadSet(), removed)
     )
@@ -255,9 +282,9 @@ def _verify_mask(config: RunConfig, mask: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _json(path: Path) -> Sequence[Any] | dict[str, Any]:
+def _json(path: Path) -> dict[str, Any]:
     try:
-        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return value
+    return value if isinstance(value, dict) else {}

@@ -51,6 +51,7 @@ class RunConfig:
     max_drop: float = 0.01
     weight: str = HEADS
     certify_data: str | None = None
+    certify_split: str | None = None
     certify_fraction: float | None = None
     confidence: float = 0.95
     max_length: int | None = None
@@ -90,6 +91,8 @@ class RunConfig:
                 "`certify_data` and `certify_fraction` exclude each other but got "
                 f"{self.certify_data!r} and {self.certify_fraction}"
             )
+        if self.certify_split is not None and self.certify_data is None:
+            raise InputError("`certify_split` needs `certify_data`, of which it is a split")
         if self.certifies and self.metric not in CERTIFIABLE:
             raise InputError(
                 "`metric` must be accuracy for a certificate (`certify_data`, `certify_fraction`) "

@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from headsearch import __version__
-from headsearch.errors import InputError, ModelError, RunFolderError
+from headsearch.errors import ModelError, RunFolderError
 from headsearch.heads import HeadMap, HeadSet
 from headsearch.model.bundle import bundle
 from headsearch.model.checkpoint import load_model, load_pruned, write_pruned
@@ -34,6 +34,7 @@ from headsearch.model.stock import auto_class, stock_class
 from headsearch.model.zeroed import zeroed
 from headsearch.run.config import RunConfig
 from headsearch.run.folder import MASK, RESULT, RunFolder
+from headsearch.run.points import operating_point
 from headsearch.run.session import environment
 
 CARD = "README.md"
@@ -50,6 +51,7 @@ def export(
     heads: int | None,
     card: Callable[[dict[str, Any]], str],
     safer: bool = False,
+    certified: bool = False,
 ) -> dict[str, Any]:
     """Write the model of an operating point with tokenizer, labels and model card.
 
@@ -57,15 +59,16 @@ def export(
         folder: a finished run.
         out: where to; must not exist yet.
         kind: one of `EXPORT_FORMATS`.
-        heads: which operating point, by how many heads it removes; None: the best within budget.
+        heads: which point, by how many heads it removes; None: the best within budget.
         card: returns the text of the model card, given what this returns.
-        safer: take it from the safer points.
+        safer: take it from the safer points; `heads` says which.
+        certified: the certified point instead.
 
     Returns:
         JSON values: `format`, `folder`, the `loader` of transformers for it, the operating `point`,
         how far it is `apart` from the gated original, its and the original's `parameters` and
-        `multiply_adds` for an `example`, `versions`, `commands`, the run's `result`, the exported
-        heads as a `mask`, and what the run `asked`.
+        `multiply_adds` for an `example`, whether it reads `images`, `versions`, `commands`, the
+        run's `result`, the exported heads as a `mask`, and what the run `asked`.
 
     Raises:
         HeadsearchError: the run is not done, has no such operating point or is not of this model,
@@ -79,7 +82,7 @@ def export(
     result, mask = run.read_json(RESULT), run.read_json(MASK)
     if result is None or mask is None:
         raise RunFolderError(f"{folder} has no {RESULT} and {MASK} yet: the run is not done")
-    point = operating_point(result, heads, safer)
+    point = operating_point(result, heads, safer, certified)
     model, tokenizer = load_model(config.model)
     shape, removed = _heads_of(run, model, result, mask, point)
     names = input_names(model, tokenizer)
@@ -104,8 +107,9 @@ def export(
             "parameters": [size.parameters for size in sizes],
             "multiply_adds": [size.multiply_adds for size in sizes],
             "example": "an image" if reads_images(model) else f"{tokens} tokens",
+            "images": reads_images(model),
             "versions": _versions(kind),
-            "commands": _commands(config, folder, out, kind, heads, safer),
+            "commands": _commands(config, folder, out, kind, heads, safer, certified),
             "result": result,
             "mask": shape.to_mask(removed),
             "asked": config.to_json(),
@@ -114,36 +118,6 @@ def export(
         (place / MASK).write_text(text, encoding="utf-8")
         (place / CARD).write_text(card(exported), encoding="utf-8")
     return exported
-
-
-def operating_point(
-    result: dict[str, Any], heads: int | None, safer: bool = False
-) -> dict[str, Any]:
-    """Return the operating point of a `result.json` that removes so many heads.
-
-    Args:
-        result: the content of `result.json`.
-        heads: how many; None: the best within the budget.
-        safer: look among the safer points, see `headsearch.search.points`.
-
-    Raises:
-        InputError: there is none; the text lists those that there are.
-        RunFolderError: the result lacks something.
-    """
-    listed = "safer_points" if safer else "operating_points"
-    for name in ("best", listed, "baseline", "certificate", "threshold"):
-        if name not in result:
-            raise RunFolderError(f"{RESULT} is not complete: it lacks {name!r}")
-    best: dict[str, Any] = result["best"]
-    if heads in (None, best["heads_removed"]):
-        return best
-    points: list[dict[str, Any]] = [best, *result[listed]]
-    fitting = [point for point in points if point["heads_removed"] == heads]
-    if fitting:  # several, where a search was to save something else than heads
-        return max(fitting, key=lambda point: point["metric"])
-    counts = ", ".join(map(str, sorted({point["heads_removed"] for point in points})))
-    kind = "safer" if safer else "operating"
-    raise InputError(f"no {kind} point has {heads} heads removed; there are {counts}")
 
 
 def _heads_of(
@@ -196,7 +170,13 @@ def _versions(kind: str) -> dict[str, str]:
 
 
 def _commands(
-    config: RunConfig, folder: Path, out: Path, kind: str, heads: int | None, safer: bool
+    config: RunConfig,
+    folder: Path,
+    out: Path,
+    kind: str,
+    heads: int | None,
+    safer: bool,
+    certified: bool,
 ) -> list[str]:
     """Return the commands that lead from the model to this export."""
     asked = ["headsearch", "run", config.model]
@@ -205,6 +185,6 @@ def _commands(
         if field.name != "model" and value != field.default:
             asked += [f"--{field.name.replace('_', '-')}", str(value)]
     chosen = [] if heads is None else ["--heads", str(heads)]
-    chosen += ["--safer"] if safer else []
+    chosen += ["--safer"] * safer + ["--certified"] * certified
     made = ["headsearch", "export", str(folder), *chosen, "--format", kind, "--out", str(out)]
     return [shlex.join([*asked, "--out", str(folder)]), shlex.join(made)]

@@ -101,7 +101,9 @@ def changed_answers(config: RunConfig, fingerprint: str, mask: dict[str, Any]) -
     examples = load_data(config, model)
     if config.certify_fraction is not None:
         examples, _ = hold_out(examples, config.certify_fraction, config.seed)
-    searched = dataclasses.replace(config, certify_data=None, certify_fraction=None)
+    searched = dataclasses.replace(
+        config, certify_data=None, certify_split=None, certify_fraction=None
+    )
     task = make_task(model, tokenizer, examples, searched)
     if task.fingerprint != fingerprint:
         raise RunFolderError("model, data or library versions differ from those of the run")
@@ -147,19 +149,24 @@ def _compare(
         "changed": [
             {
                 "kind": str(kinds[i]),
-                "text": _cut(examples.texts[i]),
-                "pair": None if examples.pairs is None else _cut(examples.pairs[i]),
+                "text": _said(examples.texts[i], i),
+                "pair": None if examples.pairs is None else _said(examples.pairs[i], i),
                 **{
                     what: names.get(int(ids[i]), str(ids[i]))
                     for what, ids in (("label", labels), ("before", before), ("after", after))
                 },
             }
-            for i in listed[:MOST_CHANGED]
+            for i in map(int, listed[:MOST_CHANGED])
         ],
     }
 
 
-def _cut(text: str) -> str:
+def _said(given: str | np.ndarray, place: int) -> str:
+    """Return what a report shows of an example: its text, or which image it was."""
+    if not isinstance(given, str):
+        height, width = given.shape[:2]
+        return f"search example {place + 1}: an image of {width} x {height}"
+    text = given
     return text if len(text) <= MOST_CHARACTERS else text[: MOST_CHARACTERS - 1] + "…"
 
 

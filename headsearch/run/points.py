@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from headsearch.errors import InputError, RunFolderError
+from headsearch.run.folder import RESULT
 from headsearch.task.metric import Score, least_allowed
 
 
@@ -52,6 +54,47 @@ def within(result: Mapping[str, Any], max_drop: float) -> dict[str, Any]:
     threshold = least_allowed(result["metric"], _score(result["baseline"]), max_drop, rows)
     points = result["operating_points"]  # most saved first
     return next(dict(point) for point in points if threshold.feasible(_score(point)))
+
+
+def operating_point(
+    result: dict[str, Any], heads: int | None, safer: bool = False, certified: bool = False
+) -> dict[str, Any]:
+    """Return the operating point of a `result.json` that removes so many heads.
+
+    Args:
+        result: the content of `result.json`.
+        heads: how many; None: the best within the budget.
+        safer: look among the safer points, see `headsearch.search.points`; `heads` says for which.
+        certified: the certified point instead.
+
+    Raises:
+        InputError: there is none; the text lists those that there are.
+        RunFolderError: the result lacks something.
+    """
+    if safer and heads is None:
+        raise InputError("`safer` must come with `heads`, which says how many are to be removed")
+    if certified and heads is not None:
+        raise InputError(f"`certified` is one point by itself: no `heads` but got {heads}")
+    listed = "safer_points" if safer else "operating_points"
+    for name in ("best", listed, "baseline", "certificate", "threshold"):
+        if name not in result:
+            raise RunFolderError(f"{RESULT} is not complete: it lacks {name!r}")
+    best: dict[str, Any] = result["best"]
+    points: list[dict[str, Any]] = [best, *result[listed]]
+    if certified:
+        found = (result["certificate"].get("population") or {}).get("certified")
+        if found is None:
+            raise InputError("no point of this run is certified: see `headsearch report`")
+        # What the certificate tells of is the certify split.
+        return next(point for point in points if point["removed"] == found["removed"])
+    if heads in (None, best["heads_removed"]):
+        return best
+    fitting = [point for point in points if point["heads_removed"] == heads]
+    if fitting:  # several, where a search was to save something else than heads
+        return max(fitting, key=lambda point: point["metric"])
+    counts = ", ".join(map(str, sorted({point["heads_removed"] for point in points})))
+    kind = "safer" if safer else "operating"
+    raise InputError(f"no {kind} point has {heads} heads removed; there are {counts}")
 
 
 def _score(values: Mapping[str, Any]) -> Score:

@@ -65,7 +65,8 @@ def load_task(config: RunConfig) -> Task:
     model, tokenizer = load_model(config.model)
     examples, certify = load_data(config, model), None
     if config.certify_data is not None:
-        held = dataclasses.replace(config, data=config.certify_data, max_examples=None)
+        split = config.certify_split or config.split
+        held = dataclasses.replace(config, data=config.certify_data, split=split, max_examples=None)
         with about_certify_data():
             certify = load_data(held, model)
     return make_task(model, tokenizer, examples, config, certify)

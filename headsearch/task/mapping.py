@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 
 from headsearch.errors import DataError, InputError
 from headsearch.task.sources import quiet_datasets
+
+MODULE = "headsearch_map"
 
 
 def mapped(table: Any, named: str) -> Any:
@@ -38,10 +41,16 @@ def _load(named: str) -> Callable[..., Any]:
         raise InputError(f"`map` must be FILE.py:FUNCTION but got {named!r}")
     if not Path(file).is_file():
         raise InputError(f"the file of `map` was not found: {file}")
-    found = importlib.util.spec_from_file_location("headsearch_map", file)
+    found = importlib.util.spec_from_file_location(MODULE, file)
     assert found is not None  # its name ends in .py
     assert found.loader is not None
     module = importlib.util.module_from_spec(found)
+    # As where Python runs a file: it is known by name, which dataclasses need, and what lies beside
+    # it can be imported, also later, by the function.
+    sys.modules[MODULE] = module
+    beside = str(Path(file).absolute().parent)
+    if beside not in sys.path:
+        sys.path.append(beside)
     try:
         found.loader.exec_module(module)
     except Exception as error:

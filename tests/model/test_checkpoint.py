@@ -17,7 +17,7 @@ import headsearch
 from headsearch.errors import ModelError, StorageError
 from headsearch.heads import HeadSet
 from headsearch.model.bundle import bundle, rebuild
-from headsearch.model.checkpoint import load_model, load_pruned, save_pruned
+from headsearch.model.checkpoint import load_config, load_model, load_pruned, save_pruned
 from headsearch.model.families import head_map
 from headsearch.model.narrow import narrowed
 from headsearch.model.plain import plain_outputs
@@ -87,6 +87,15 @@ def test_a_tampered_config_is_refused(small: Path, change: Any, message: str) ->
     assert type(caught.value).__module__ == "headsearch.errors"
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("change", [{"num_attention_heads": "12"}, {"vocab_size": [3]}])
+def test_a_config_of_wrong_types_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+    save_folder(tmp_path / "model", tiny_model("BERT"))
+    change_config(tmp_path / "model", lambda config: config.update(change))
+    for load in (load_model, load_config):
+        with pytest.raises(ModelError, match=r"^could not load the model '.*/model': [^\n]+$"):
+            load(str(tmp_path / "model"))
 
 
 def test_records_of_before_they_had_sizes_still_load(small: Path) -> None:

@@ -30,7 +30,7 @@ from headsearch.model.samples import logits_of
 from headsearch.report.console import Progress
 from headsearch.run.command import start
 from headsearch.run.config import RunConfig
-from headsearch.run.export import operating_point
+from headsearch.run.points import operating_point
 from tests.tiny import tiny_model
 from tests.words import save_folder, tiny_tokenizer
 
@@ -213,9 +213,17 @@ def test_no_such_operating_point() -> None:
     low = {**point(3), "loss": 0.1}
     safer = {**result, "safer_points": [point(4), low]}
     assert operating_point(safer, 3, safer=True) == low
-    assert operating_point(safer, None, safer=True) == result["best"]
+    with pytest.raises(InputError, match=r"^`safer` must come with `heads`"):
+        operating_point(safer, None, safer=True)
     with pytest.raises(InputError, match="no safer point has 6 heads removed; there are 3, 4"):
         operating_point(safer, 6, safer=True)
+    with pytest.raises(InputError, match=r"^no point of this run is certified"):
+        operating_point(result, None, certified=True)
+    with pytest.raises(InputError, match=r"^`certified` is one point by itself: no `heads`"):
+        operating_point(result, 4, certified=True)
+    certificate = {"population": {"certified": {"removed": point(2)["removed"], "metric": 0.3}}}
+    certified = {**result, "certificate": certificate}
+    assert operating_point(certified, None, certified=True) == point(2)
     with pytest.raises(RunFolderError, match="lacks 'safer_points'"):
         operating_point(result, 3, safer=True)
 

@@ -79,6 +79,15 @@ def test_an_interrupted_search_says_how_to_go_on(run: Path, headsearch: Any) -> 
     assert line == f"interrupted; go on with: headsearch resume '{run}'"
 
 
+def test_data_that_went_through_a_function_do_so_again(run: Path, headsearch: Any) -> None:
+    write(run, state="interrupted")
+    config = json.loads((run / "config.json").read_text())
+    config["asked"]["map"] = "my prep.py:clean"
+    (run / "config.json").write_text(json.dumps(config))
+    line = headsearch("status", run).out.splitlines()[0]
+    assert line.endswith(f"go on with: headsearch resume '{run}' --map 'my prep.py:clean'")
+
+
 def test_watching_goes_on_until_the_run_ends(run: Path) -> None:
     write(run)
     process = subprocess.Popen(

@@ -53,6 +53,27 @@ def test_the_function_makes_texts_and_labels(prep: Path, assets: Any, tmp_path: 
     assert list(found.labels) == [int(name == "pos") for name in plain["label"]]
 
 
+def test_the_file_may_have_data_classes_and_import_what_lies_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "beside_prep.py").write_text("MARK = '> '\n")
+    (tmp_path / "later_prep.py").write_text("def low(text):\n    return text.lower()\n")
+    file = tmp_path / "prep.py"
+    file.write_text(
+        "from __future__ import annotations\n"
+        "from dataclasses import dataclass\n"
+        "from beside_prep import MARK\n"
+        "@dataclass\n"
+        "class Row:\n"
+        "    text: str\n"
+        "def clean(row):\n"
+        "    from later_prep import low\n"
+        "    text = Row(row['body'].removeprefix(MARK)).text\n"
+        "    return {'text': text, 'label': low(row['mood'])}\n"
+    )
+    data = tmp_path / "raw.csv"
+    data.write_text("body,mood\n> good,POS\n> bad,NEG\n")
+    assert load(data, f"{file}:clean").texts == ["good", "bad"]
+
+
 def test_nothing_is_written_beside_the_data(prep: Path, tmp_path: Path) -> None:
     import datasets
 
