@@ -100,10 +100,12 @@ def status(folder: Path, stay: bool, as_json: bool) -> None:
     """Show how RUN is going, from any machine that sees its folder."""
     from headsearch.report.screen import screen_lines
     from headsearch.report.summary import result_lines
-    from headsearch.report.watch import state_line, watch
-    from headsearch.run.folder import MASK, RESULT, RunFolder
+    from headsearch.report.watch import state_line, wait_for_start, watch
+    from headsearch.run.folder import MASK, PROGRESS, RESULT, RunFolder
 
     opened, console = RunFolder.open(folder), Console()
+    if stay:
+        wait_for_start(lambda: opened.read_json(PROGRESS))
     progress = opened.progress()
     if as_json:
         click.echo(json.dumps(progress, indent=1))

@@ -10,6 +10,7 @@ from headsearch.report.picture import head_picture
 from headsearch.report.summary import (
     asked_text,
     heads_text,
+    plain_scores,
     population_claims,
     score_text,
     scored_text,
@@ -127,13 +128,15 @@ def claim_lines(exported: dict[str, Any]) -> list[str]:
     """Return what is claimed of an exported model on the search split, and by what right."""
     point, result = exported["point"], exported["result"]
     name = result["metric"]
+    best = point["removed"] == result["best"]["removed"] and result["certificate"]["verified"]
+    before, after = plain_scores(result) if best else (result["baseline"], point)
     lines = [
-        f"{name} on {scored_text(result)}: {score_text(result['baseline'], name)} before, "
-        f"{score_text(point, name)} after; {asked_text(result)}."
+        f"{name} on {scored_text(result)}: {score_text(before, name)} before, "
+        f"{score_text(after, name)} after; {asked_text(result)}."
     ]
-    if point["metric"] < result["threshold"]:
+    if after["metric"] < result["threshold"]:
         lines.append("This operating point is BELOW what was asked.")
-    if point["removed"] == result["best"]["removed"] and result["certificate"]["verified"]:
+    if best:
         lines.append(
             "Verified by the plain transformers forward in float32: exact for the search examples."
         )

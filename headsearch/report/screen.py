@@ -23,6 +23,8 @@ KINDS = {
     "expansion": "an expansion",
     "bound": "small sets for the bound",
     "last": "the last ones before the end",
+    "verifying": "the best by the plain forward",
+    "certifying": "points on the certify split",
 }
 
 

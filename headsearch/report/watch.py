@@ -16,6 +16,21 @@ INTERVAL = 1.0
 SILENT = 60.0
 
 
+def wait_for_start(
+    read: Callable[[], dict[str, Any] | None], wait: Callable[[float], None] = time.sleep
+) -> None:
+    """Wait until a run has begun to search, for a minute at most.
+
+    Args:
+        read: gives the content of `progress.json`, None while there is none.
+        wait: sleeps.
+    """
+    for _ in range(round(SILENT / INTERVAL)):
+        if read() is not None:
+            return
+        wait(INTERVAL)
+
+
 def watch(
     read: Callable[[], dict[str, Any]],
     age: Callable[[], float],

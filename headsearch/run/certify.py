@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from fractions import Fraction
 from typing import Any
 
@@ -12,6 +12,7 @@ from headsearch.heads import HeadSet
 from headsearch.model.plain import plain_outputs
 from headsearch.run.config import CERTIFIABLE, NO_TEST, RunConfig
 from headsearch.run.prepare import Task
+from headsearch.run.verify import ticking
 from headsearch.search import certificate
 from headsearch.search.certificate import Flips, Tried
 from headsearch.search.problem import Node
@@ -23,7 +24,13 @@ ASSUMPTION = (
 )
 
 
-def population(task: Task, config: RunConfig, points: Iterable[Node], best: Node) -> dict[str, Any]:
+def population(
+    task: Task,
+    config: RunConfig,
+    points: Iterable[Node],
+    best: Node,
+    tick: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
     """Return the `population` part of a run's certificate, JSON values.
 
     Args:
@@ -31,17 +38,18 @@ def population(task: Task, config: RunConfig, points: Iterable[Node], best: Node
         config: what was asked.
         points: the operating points that are feasible on the search split.
         best: the state that is handed back.
+        tick: called before each batch that is scored.
     """
     if config.metric not in CERTIFIABLE:
         return {"offered": False, "reason": NO_TEST.format(config.metric)}
     if task.certify is None:
         return {"offered": False, "reason": "no certify examples were given"}
     split, alpha = task.certify, float(1 - Fraction(str(config.confidence)))
-    before = _right(task, split, HeadSet())
+    before = _right(task, split, HeadSet(), tick)
     order = certificate.sequence(points, best)
 
     def observe(heads: HeadSet) -> Flips:
-        return certificate.flips(before, _right(task, split, heads))
+        return certificate.flips(before, _right(task, split, heads, tick))
 
     tried = certificate.certify(order, observe, Fraction(str(config.max_drop)), alpha)
     right = int(before.sum())
@@ -76,8 +84,8 @@ def population(task: Task, config: RunConfig, points: Iterable[Node], best: Node
     return found
 
 
-def _right(task: Task, split: BatchedData, heads: HeadSet) -> np.ndarray:
-    outputs = plain_outputs(task.model, split.batches, heads)
+def _right(task: Task, split: BatchedData, heads: HeadSet, tick: Callable[[], None]) -> np.ndarray:
+    outputs = plain_outputs(task.model, ticking(split.batches, tick), heads)
     return certificate.right_answers(outputs, split.labels)
 
 

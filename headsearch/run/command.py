@@ -7,7 +7,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +80,7 @@ def resume(folder: RunFolder, changes: dict[str, Any], watcher: Watcher) -> Outc
 
     Confidence and certify data may change too: neither has a part in the search. Where what is
     claimed changes, the mask and result of before are removed first, so that none is ever there
-    beside a `config.json` that asks something else.
+    beside a `config.json` that asks something else; but not before the engine is up.
 
     Raises:
         RunFolderError: model or data are no longer what the run began with, or another process is
@@ -96,13 +96,16 @@ def resume(folder: RunFolder, changes: dict[str, Any], watcher: Watcher) -> Outc
                 "with; start a new run"
             )
         choice = engines.choose(config, task)
-        if any(getattr(config, name) != getattr(before, name) for name in CLAIMED):
-            for name in (MASK, CERTIFIED_MASK, RESULT):
-                folder.remove(name)
-        folder.write_config(
-            config, fingerprint, folder.memo_elsewhere, task.bundle.weights_fingerprint()
-        )
-        return _search(task, config, choice, folder, transcript, watcher)
+
+        def renew() -> None:
+            if any(getattr(config, name) != getattr(before, name) for name in CLAIMED):
+                for name in (MASK, CERTIFIED_MASK, RESULT):
+                    folder.remove(name)
+            folder.write_config(
+                config, fingerprint, folder.memo_elsewhere, task.bundle.weights_fingerprint()
+            )
+
+        return _search(task, config, choice, folder, transcript, watcher, renew)
 
 
 def _search(
@@ -112,7 +115,9 @@ def _search(
     folder: RunFolder,
     transcript: Transcript,
     watcher: Watcher,
+    renew: Callable[[], None] = lambda: None,
 ) -> Outcome:
+    """Search and write the results; `renew` is called once all that a search needs is there."""
     saves = _weight(task, config, folder)  # before workers keep the machine busy
     workers = engines.start(choice, config, task)
     try:
@@ -120,6 +125,7 @@ def _search(
         try:
             progress = _ProgressFile(folder, watcher)
             try:
+                renew()
                 transcript.begin()
                 outcome = run_search(
                     task,

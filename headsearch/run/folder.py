@@ -1,4 +1,7 @@
-"""The run folder: every file in it is written aside and renamed, so none is ever half there."""
+"""The run folder: its JSON files are written aside and renamed, so none is ever half there.
+
+The transcript grows by whole lines, and the memo by transactions.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +25,8 @@ FORMAT = 1
 CONFIG, MEMO, TRANSCRIPT = "config.json", "memo.sqlite", "transcript.jsonl"
 RESULT, MASK, PROGRESS = "result.json", "mask.json", "progress.json"
 CERTIFIED_MASK, WEIGHT = "certified_mask.json", "weight.json"
+# What of a configuration may be a file or folder.
+PATHS = ("model", "data", "certify_data")
 
 
 class RunFolder:
@@ -94,9 +99,19 @@ class RunFolder:
         return folder
 
     def config(self) -> tuple[RunConfig, str]:
-        """Return what the run was asked, and the fingerprint of its model and data."""
+        """Return what the run was asked, and the fingerprint of its model and data.
+
+        Files that are not here are looked for where the run was started.
+        """
         written = self.read_json(CONFIG) or {}
-        return RunConfig.from_json(written.get("asked", {})), str(written.get("fingerprint"))
+        asked = dict(written.get("asked", {}))
+        began = written.get("directory")  # runs of earlier versions have none
+        for name in PATHS:
+            value = asked.get(name)
+            if isinstance(value, str) and isinstance(began, str) and not os.path.exists(value):
+                there = os.path.join(began, value)
+                asked[name] = there if os.path.exists(there) else value
+        return RunConfig.from_json(asked), str(written.get("fingerprint"))
 
     @property
     def weights(self) -> str | None:
@@ -117,6 +132,7 @@ class RunFolder:
             "fingerprint": fingerprint,
             "weights": weights,
             "memo": None if memo is None else str(memo.absolute()),
+            "directory": os.getcwd(),
             "asked": config.to_json(),
         }
         self.write_json(CONFIG, asked)

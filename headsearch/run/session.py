@@ -8,6 +8,7 @@ import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -126,6 +127,10 @@ def run_search(
         tally.on_step(record)
         watcher.on_progress(tally.values())
 
+    def checking(kind: str) -> None:
+        tally.on_check(kind)
+        watcher.on_progress(tally.values())
+
     def should_stop() -> str | None:
         limit = config.time_limit
         spent = limit is not None and time.monotonic() - started >= limit
@@ -153,7 +158,7 @@ def run_search(
     shown = -math.inf  # the last figures are shown whenever they come
     counted(dispatcher.counts)
     with on_gpu(task.model, workers.plan.gpus):
-        report = _report(task, config, saves, workers, found)
+        report = _report(task, config, saves, workers, found, checking)
     report["engine"] |= {
         "computed_ahead": round(dispatcher.counts.speculative, 3),
         "computed_ahead_and_used": round(dispatcher.counts.used, 3),
@@ -183,10 +188,21 @@ def _which(task: Task, config: RunConfig, error: BrokenBaseline) -> str:
 
 
 def _report(
-    task: Task, config: RunConfig, saves: Weight, workers: Workers, found: Result
+    task: Task,
+    config: RunConfig,
+    saves: Weight,
+    workers: Workers,
+    found: Result,
+    checking: Callable[[str], None],
 ) -> dict[str, Any]:
+    """Return the content of `result.json`, but for what the end of the run adds.
+
+    `checking` is called before each batch of the checks, with what is checked.
+    """
+
     def score(heads: HeadSet) -> Score:
-        return plain_score(task.model, task.data, task.objective, heads)
+        tick = partial(checking, "verifying")
+        return plain_score(task.model, task.data, task.objective, heads, tick)
 
     plain_baseline = score(HeadSet())
     threshold = stricter(found.threshold, task.objective.threshold(plain_baseline, config.max_drop))
@@ -222,7 +238,11 @@ def _report(
             "plain": {"baseline": _score_json(plain_baseline), "best": _score_json(plain)},
             "bound": found.limits.to_json(len(best.heads)),
             "population": population(
-                task, config, [node for node in found.points if node.feasible], best
+                task,
+                config,
+                [node for node in found.points if node.feasible],
+                best,
+                partial(checking, "certifying"),
             ),
         },
         "stopped": found.stopped,

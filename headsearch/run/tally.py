@@ -69,6 +69,10 @@ class Tally:
             heads = int(bits, 16).bit_count()
             self._best[heads] = max(metric, self._best.get(heads, metric))
 
+    def on_check(self, kind: str) -> None:
+        """Take in that the search is over, and what is checked now."""
+        self._values |= {"kind": kind, "g": 0}
+
     def _begin(self, metric: float) -> None:
         """Take in the full model's metric, and with it what is asked."""
         config, right = self._config, None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -11,7 +11,7 @@ from torch import nn
 from headsearch.heads import HeadSet
 from headsearch.model.plain import plain_outputs
 from headsearch.model.precision import float32_convolutions
-from headsearch.task.batches import BatchedData
+from headsearch.task.batches import Batch, BatchedData
 from headsearch.task.metric import Objective, Score, Threshold
 
 # What the plain path needs of a GPU's memory: so many times the model, for activations of wide
@@ -46,10 +46,27 @@ def _free() -> int:
 
 
 def plain_score(
-    model: nn.Module, data: BatchedData, objective: Objective, removed: HeadSet
+    model: nn.Module,
+    data: BatchedData,
+    objective: Objective,
+    removed: HeadSet,
+    tick: Callable[[], None] = lambda: None,
 ) -> Score:
-    """Score a HeadSet by the stock forward under gates, in the model's own float32."""
-    return objective.score(plain_outputs(model, data.batches, removed))
+    """Score a HeadSet by the stock forward under gates, in the model's own float32.
+
+    Args:
+        model, data, objective: of the task.
+        removed: the HeadSet.
+        tick: called before each batch.
+    """
+    return objective.score(plain_outputs(model, ticking(data.batches, tick), removed))
+
+
+def ticking(batches: Iterable[Batch], tick: Callable[[], None]) -> Iterator[Batch]:
+    """Yield batches, and call before each."""
+    for batch in batches:
+        tick()
+        yield batch
 
 
 def stricter(first: Threshold, second: Threshold) -> Threshold:

@@ -17,7 +17,7 @@ from headsearch.report import duration, picture
 from headsearch.report.console import Progress
 from headsearch.report.picture import head_picture
 from headsearch.report.screen import plain_line
-from headsearch.report.watch import SILENT, state_line, watch
+from headsearch.report.watch import SILENT, state_line, wait_for_start, watch
 from headsearch.run.config import seconds
 from tests.report.progress import starting, values
 
@@ -125,6 +125,14 @@ def test_watching_ends_when_the_run_does() -> None:
     assert last == done
     assert [line.split()[0] for line in text.splitlines()] == ["2", "4", "6"]
     assert waits == 2
+
+
+def test_who_watches_from_the_start_waits_for_it() -> None:
+    waits: list[float] = []
+    wait_for_start(lambda: None if len(waits) < 3 else values(), waits.append)
+    assert len(waits) == 3
+    wait_for_start(lambda: None, waits.append)  # not for ever
+    assert sum(waits[3:]) == SILENT
 
 
 def test_watching_ends_when_nothing_is_heard_any_more() -> None:

@@ -80,6 +80,17 @@ def test_the_search_split_is_exact_and_the_rest_is_not_claimed() -> None:
     assert text[-1] == "Nothing is claimed about other data: no certify examples were given."
 
 
+def test_what_is_said_of_the_search_split_is_by_the_plain_forward() -> None:
+    """The search's own scores may be of another dtype."""
+    plain = {
+        name: {"metric": value, "loss": 0.4, "correct": round(100 * value)}
+        for name, value in (("baseline", 0.81), ("best", 0.795))
+    }
+    certificate = {"verified": True, "bound": {"heads": 6, "optimal": False}, "plain": plain}
+    text = "\n".join(lines(None, certificate=certificate))
+    assert "0.8100 (81 correct) before, 0.7950 (80 correct) after" in text
+
+
 def test_a_certificate_for_the_very_heads_that_are_handed_back() -> None:
     certified = point(BEST, 8, 12, 0.004)
     text = lines(offered([certified], certified=certified))

@@ -95,12 +95,17 @@ def test_where_files_can_not_be_locked_it_goes_without(
 def test_a_resume_that_asks_something_else_leaves_no_old_answer(
     run: Path, change: tuple[str, str], headsearch: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def no_workers(*args: Any) -> None:
+    def no_workers(*args: Any, **options: Any) -> None:
         raise EngineError("no workers today")
 
     old = content(run)
     with monkeypatch.context() as broken:
         broken.setattr(command.engines, "start", no_workers)
+        for changed in (("--patience", "3"), change):
+            assert headsearch("resume", run, *changed).code == 2
+            assert content(run) == old, "nothing has begun"
+    with monkeypatch.context() as broken:
+        broken.setattr(command, "run_search", no_workers)
         assert headsearch("resume", run, "--patience", "3").code == 2
         assert {name: content(run)[name] for name in FILES[1:3]} == {
             name: old[name] for name in FILES[1:3]
@@ -115,6 +120,63 @@ def test_a_resume_that_asks_something_else_leaves_no_old_answer(
     assert asked[change[0][2:].replace("-", "_")] == float(change[1])
     assert json.loads((run / "result.json").read_text())["max_drop"] == asked["max_drop"]
     assert headsearch("verify", run).code == 0
+
+
+def test_a_run_is_gone_on_with_from_another_folder(
+    assets: Any, tmp_path: Path, headsearch: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    for place in (here, there):
+        place.mkdir()
+    shutil.copytree(assets.model, here / "model")
+    for name, path in (("dev.csv", assets.data), ("late.csv", assets.certify)):
+        shutil.copy(path, here / name)
+    monkeypatch.chdir(here)
+    options = ["--certify-data", "late.csv", "--engine", "inline", "--max-evaluations", 8]
+    done = headsearch("run", "./model", "--data", "dev.csv", *options, "--out", "run")
+    assert done.code == 0, done.err
+    result = (here / "run" / "mask.json").read_bytes()
+    monkeypatch.chdir(there)
+    for name in ("verify", "report"):
+        done = headsearch(name, "../here/run")
+        assert done.code == 0, done.err
+    assert "Not shown" not in (here / "run" / "report.html").read_text()
+    small = ("--format", "zeroed", "--out", "small")
+    assert headsearch("export", "../here/run", *small).code == 0
+    assert headsearch("resume", "../here/run", "--quiet").code == 0
+    assert (here / "run" / "mask.json").read_bytes() == result
+    assert headsearch("verify", "../here/run").code == 0  # where it was gone on with
+    # What is here comes first, and is not taken for what was searched.
+    shutil.copytree(assets.model, there / "model")
+    shutil.copy(assets.held_out, there / "dev.csv")
+    config = json.loads((here / "run" / "config.json").read_text())
+    config["asked"] |= {"model": "model", "data": "dev.csv"}
+    (here / "run" / "config.json").write_text(json.dumps(config))
+    assert "are not those that were searched" in headsearch("verify", "../here/run").out
+
+
+def test_checks_at_the_end_are_told_of(assets: Any, tmp_path: Path) -> None:
+    told: list[str] = []
+
+    class Notes:
+        def on_progress(self, values: dict[str, Any]) -> None:
+            if not told or told[-1] != values["kind"]:
+                told.append(values["kind"])
+                if (tmp_path / "run" / "progress.json").exists():
+                    written.append(json.loads((tmp_path / "run" / "progress.json").read_text()))
+
+    written: list[dict[str, Any]] = []
+    config = RunConfig(
+        model=str(assets.model),
+        data=str(assets.data),
+        certify_data=str(assets.certify),
+        engine="inline",
+        max_evaluations=8,
+    )
+    command.start(config, tmp_path / "run", Notes())
+    assert told[-2:] == ["verifying", "certifying"]
+    assert written[-1]["kind"] == "verifying"
+    assert written[-1]["state"] == "running"
 
 
 def test_a_folder_whose_config_can_not_be_written_is_not_left_behind(
