@@ -41,13 +41,16 @@ class Sharpener:
         """Go on until the evaluations are spent, or no more disjoint set is found."""
         ledger, root = self._ledger, HeadSet()
         limit = ledger.evaluations + self._evaluations
+        path, expected = self._path(self._taken())
         while ledger.evaluations < limit:
-            path, expected = self._path(self._taken())
             length, shortest = self._next(path, expected)
             if length is None and shortest is None:
                 return
-            if length is None:  # found, but it is not among the disjoint ones: it is refuted
-                self._refuted |= HeadSet.of(path[:shortest]).bits
+            if length is None:
+                found_bits = HeadSet.of(path[:shortest]).bits
+                if found_bits & ~self._taken():  # not among the disjoint ones: it is refuted
+                    self._refuted |= found_bits
+                path, expected = self._path(self._taken())
                 continue
             found = ledger.score([(root, (HeadSet.of(path[:length]),))], early=True)
             ledger.commit("bound", ledger.baseline, length, found)

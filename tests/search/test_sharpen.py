@@ -6,6 +6,7 @@ import dataclasses
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 
 from headsearch.heads import HeadSet
@@ -87,6 +88,44 @@ def test_a_better_state_that_turns_up_is_kept() -> None:
     result, _ = run(lattice, dataclasses.replace(settings, max_evaluations=None))
     assert result.best.heads == lattice.shape.full
     assert stopped.best.weight <= result.best.weight
+
+
+class Own(Lattice):
+    """Every head is needed for ten examples of its own, of which gradients tell half the harm."""
+
+    def of(self, heads: HeadSet) -> np.ndarray:
+        return self._margins(heads, 1.2)
+
+    def gradients(self, state: HeadSet) -> np.ndarray:
+        heads = [HeadSet.of([j]) for j in range(self.shape.total)]
+        slopes = [self._margins(HeadSet(), 0.0) - self._margins(head, 0.6) for head in heads]
+        return np.stack(slopes, axis=2)
+
+    def _margins(self, heads: HeadSet, harm: float) -> np.ndarray:
+        labels = self.problem.objective.labels
+        outputs = np.eye(2, dtype=np.float32)[labels]
+        for head in heads:
+            rows = np.arange(10 * head, 10 * head + 10)
+            outputs[rows, labels[rows]] -= np.float32(harm)
+        return outputs
+
+
+def test_of_a_set_that_misses_the_budget_the_shortest_part_is_looked_for() -> None:
+    lattice = Own((4, 4), examples=80, classes=2, max_drop=0.25)  # two heads may go, any two
+    result, steps = run(lattice, sharpened(20))
+    sizes = [
+        (int(row[0], 16).bit_count(), row[3])
+        for step in steps
+        if step["kind"] == "bound"
+        for row in step["scored"]
+    ]
+    assert sizes[0][0] > 3, "gradients tell that it takes more heads"
+    assert (3, False) in sizes
+    assert (2, True) in sizes
+    assert result.best.weight == 2
+    # Two disjoint sets of three: a head of each must stay.
+    assert result.limits.assumed == 6
+    assert not result.limits.violations
 
 
 def test_what_it_will_ask_is_expected_for_workers_that_would_idle() -> None:
