@@ -250,7 +250,12 @@ def prune(
 
 
 def write_report(
-    run: str | Path, *, style: str = "html", out: str | Path | None = None, examples: bool = True
+    run: str | Path,
+    *,
+    style: str = "html",
+    out: str | Path | None = None,
+    examples: bool = True,
+    map: str | None = None,
 ) -> Path:
     """Write what a finished run found as a page, and return where it is.
 
@@ -260,6 +265,7 @@ def write_report(
         out: the file; default: `report.html` or `report.md` in the run folder.
         examples: score the full and the pruned model once more, to show the answers that changed;
             texts of the data are then part of the page.
+        map: FILE.py:FUNCTION, where the run's data went through one.
 
     Raises:
         HeadsearchError: there is no such run, matplotlib is not installed, or the style is unknown.
@@ -268,4 +274,4 @@ def write_report(
         raise InputError(f"`style` must be one of {', '.join(page.FORMATS)} but got {style!r}")
     require_matplotlib()  # before anything that takes long
     place = Path(run) / f"report.{style}" if out is None else Path(out)
-    return page.write_report(place, style, **gather(Path(run), examples))[0]
+    return page.write_report(place, style, **gather(Path(run), examples, map))[0]

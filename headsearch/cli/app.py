@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from headsearch.task.metric import METRICS
 INTERRUPTED = 130
 NOTHING_FOUND = 3
 NOT_VERIFIED = 1
+FAULT = 70  # EX_SOFTWARE of sysexits.h
 SHELLS = ("bash", "zsh", "fish")
 
 
@@ -323,6 +325,14 @@ def _next_folder(name: str) -> Path:
 
 def main() -> None:
     """Entry point: every expected error is one line on stderr and exit code 2."""
+    try:
+        _main()
+    except Exception:  # Python's own exit code for it is `NOT_VERIFIED`
+        traceback.print_exc()
+        sys.exit(FAULT)
+
+
+def _main() -> None:
     try:
         # Not standalone: click would end with 1 where it is interrupted, which is `NOT_VERIFIED`.
         sys.exit(cli.main(standalone_mode=False))

@@ -138,6 +138,20 @@ def test_bash_completes_commands_options_and_values(tmp_path: Path) -> None:
     assert complete("headsearch", "run", "m", "--max-ev") == ["--max-evaluations"]
 
 
+@pytest.mark.parametrize("error", [ZeroDivisionError("oh"), OSError("no file is named")])
+def test_a_fault_of_its_own_is_no_failed_verification(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, headsearch: Any
+) -> None:
+    def faulty(*args: Any, **options: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("headsearch.run.command.verify", faulty)
+    done = headsearch("verify", "model", "--data", "dev.csv")
+    assert done.code == 70
+    assert f"{type(error).__name__}: {error}" in done.err
+    assert "Traceback" in done.err
+
+
 @pytest.mark.parametrize(
     ("target", "options"),
     [

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+import headsearch as headsearch_api
 from headsearch.errors import DataError, InputError
 from headsearch.task.data import load_examples
 
@@ -135,6 +136,8 @@ def test_a_run_by_a_function_is_the_run_on_what_it_makes(
         assert "`map` must be given again: the run's data went through " in refused.err
         assert headsearch(*command, *by).code == 0
     assert "`map` must not be given as the run had none" in headsearch("verify", two, *by).err
+    headsearch_api.write_report(one, out=tmp_path / "page.html", map=by[1])
+    assert "must be given again" not in (tmp_path / "page.html").read_text()
     page = tmp_path / "page.md"
     assert headsearch("report", one, "--format", "md", "--out", page).code == 0
     assert "must be given again: the run" in page.read_text()
