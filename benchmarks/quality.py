@@ -22,6 +22,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -108,7 +109,7 @@ class Remembering:
         for place, answer in zip(new, answers, strict=True):
             found[place] = answer
             if asks[place].kind == GRADIENTS:
-                aside = self._folder / "aside.npy"
+                aside = self._folder / f"aside-{os.getpid()}.npy"
                 np.save(aside, answer[0])
                 aside.rename(self._file(asks[place]))
         return [answer for answer in found if answer is not None]
@@ -175,7 +176,7 @@ def arena(
     workers = InlineWorkers(task.bundle, task.data, plan)
     memos.mkdir(parents=True, exist_ok=True)
     memo = SqliteStore(memos / f"{stem}.sqlite", task.fingerprint)
-    gradients = memos / f"{stem}-gradients"
+    gradients = memos / f"{stem}-gradients-{task.fingerprint[:16]}"
     oracle = Remembering(Dispatcher(workers, memo, task.shape), gradients)
     device = "cuda" if plan.gpus else "cpu"
     others = {

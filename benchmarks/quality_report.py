@@ -5,8 +5,8 @@
 Prints, for every pair and budget, heads removed of each method on every deal of the splits that
 was run, with a `+` where the evaluations were spent before the method had come to its end; by how
 many hundredths the metric falls on the test split, in the mean over them, and by how many at
-headsearch's mildest safer point of at least as many heads, each with the standard error of that
-mean over draws of the examples; and what it cost in the mean, in evaluations and in gradients.
+headsearch's mildest safer point of at least as many heads, each with the largest standard error
+that this mean may have; and what it cost in the mean, in evaluations and in gradients.
 Then, for each budget, how many times as many heads as the best baseline headsearch removed: on
 every pair, the mean over its deals, and the mean over pairs. The picture shows heads removed by
 evaluations, as headsearch went.
@@ -49,6 +49,9 @@ def drop_on_test(methods: dict[str, Any], entry: dict[str, Any]) -> float:
 def mean_fall(points: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> str:
     """Return the mean fall on the test splits of some deals, and its standard error if known.
 
+    Deals of a pair have the same test examples, or some of them, so their errors are not
+    independent: the mean of the errors is what that of the mean is at most.
+
     Args:
         points: the methods of each deal, and what is looked at.
     """
@@ -56,7 +59,7 @@ def mean_fall(points: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> str:
     errors = [point["test"].get("error") for _, point in points]
     if None in errors:
         return f"{mean:.1f}"
-    return f"{mean:.1f} ± {100 * np.sqrt(np.sum(np.square(errors))) / len(errors):.1f}"
+    return f"{mean:.1f} ± {100 * np.mean(errors):.1f}"
 
 
 def rows(runs: Runs) -> Iterator[str]:
