@@ -127,6 +127,24 @@ def test_a_run_on_images_is_reported_and_exported(
             exec(block.split("```")[0], {})  # noqa: S102  # the card's own
 
 
+@pytest.mark.parametrize("metric", ["accuracy", "f1"])
+def test_images_may_have_several_labels(metric: str) -> None:
+    model = tiny("ViTForImageClassification", IMAGE, problem_type="multi_label_classification")
+    with torch.inference_mode():
+        given = [
+            (model(**PROCESSOR(picture, return_tensors="pt")).logits[0] > 0).int().tolist()
+            for picture in PICTURES
+        ]
+    given[3][0] = 1 - given[3][0]
+    rows = [{"image": image, "label": label} for image, label in zip(PICTURES, given, strict=True)]
+    result = headsearch.search(
+        model, PROCESSOR, rows, metric=metric, max_drop=DROP, max_evaluations=8
+    )
+    assert result.details["scored"] == {"kind": "labels", "rows": 150}
+    if metric == "accuracy":
+        assert result.details["baseline"]["correct"] == 149
+
+
 @pytest.mark.parametrize("value", ["no such file.png", 3, None, np.zeros((2, 2, 7))])
 def test_what_is_no_image_is_refused(value: Any) -> None:
     with pytest.raises(DataError, match=r"column 'image' must hold images .* but row 1 is of type"):

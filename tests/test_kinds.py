@@ -22,7 +22,8 @@ from headsearch.errors import DataError, InputError, ModelError
 from headsearch.heads import HeadSet
 from headsearch.model.gate import gates, removal_gates
 from headsearch.model.plain import plain_outputs
-from headsearch.run import command, prepare
+from headsearch.report.plan_text import plan_lines
+from headsearch.run import command, plan, prepare
 from headsearch.run.config import RunConfig
 from headsearch.run.engines import choose
 from headsearch.run.findings import gather
@@ -246,20 +247,19 @@ def test_a_file_of_tagged_words_is_searched_from_the_command_line(tmp_path: Path
     assert scores["baseline"]["correct"] == right_tags(TAGGER)
 
 
-def test_a_report_does_not_compare_what_is_no_example(kind: str, tmp_path: Path) -> None:
+def saved(kind: str, folder: Path, **options: Any) -> RunConfig:
+    """What a run of the same model on the same rows is asked, both of them files."""
     model, rows, metric = CASES[kind]
-    model.save_pretrained(tmp_path / "model")
-    TOKENIZER.save_pretrained(tmp_path / "model")
-    data = tmp_path / "rows.jsonl"
+    model.save_pretrained(folder / "model")
+    TOKENIZER.save_pretrained(folder / "model")
+    data = folder / "rows.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    config = RunConfig(
-        model=str(tmp_path / "model"),
-        data=str(data),
-        metric=metric,
-        engine="inline",
-        max_drop=DROP,
-        max_evaluations=4,
-    )
+    options = {"engine": "inline", "max_drop": DROP, **options}
+    return RunConfig(model=str(folder / "model"), data=str(data), metric=metric, **options)
+
+
+def test_a_report_does_not_compare_what_is_no_example(kind: str, tmp_path: Path) -> None:
+    config = saved(kind, tmp_path, max_evaluations=4)
     command.start(config, tmp_path / "run", Quiet())
     found = gather(tmp_path / "run")
     assert found["result"]["scored"]["kind"] == kind
@@ -296,6 +296,24 @@ def test_words_that_have_no_token_lose_their_labels_and_no_others() -> None:
     )
     assert with_gaps.fingerprint() == without.fingerprint()
     assert len(np.unique(without.labels)) > 1
+
+
+def test_a_plan_bills_no_gradients_of_tokens_and_has_room_for_all_rows(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan, "PROBE_SECONDS", 0.0)
+    config = saved(kind, tmp_path, max_evaluations=9)
+    found = plan.make_plan(config, tmp_path / "run")
+    start = found["probe"]["gradient"]
+    assert (start < 1e-3) == (kind == "tokens")
+    outcome = command.start(config, tmp_path / "run", Quiet())
+    assert (outcome.result["gradient_passes"] == 0) == (kind == "tokens")
+    rows = outcome.result["scored"]["rows"]
+    width = {"tokens": 3, "labels": 2, "sequences": 1}[kind]
+    assert found["disk_bytes"] >= 4 * 9 * rows * width
+    said = " ".join(plan_lines(found))
+    change = "perplexity may rise by 0.2 of itself." if kind == "sequences" else " may fall by 0.2."
+    assert change in said
 
 
 def test_words_of_which_none_has_a_token_are_refused() -> None:

@@ -37,7 +37,9 @@ def curve_lines(
     rows = [[" "] * columns for _ in range(ROWS)]
 
     def row_of(metric: float) -> int:
-        return round((high - metric) / reach * (ROWS - 1)) if reach else 0
+        if not reach:  # the largest metric is what is asked
+            return 0 if metric >= asked else ROWS
+        return round((high - metric) / reach * (ROWS - 1))
 
     line = row_of(asked)
     rows[line] = [ASKED] * columns

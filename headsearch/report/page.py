@@ -176,7 +176,12 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": _number, "signed": _signed, "cell": _cell}
+    environment.filters |= {
+        "number": _number,
+        "signed": _signed,
+        "cell": _cell,
+        "measured": _measured,
+    }
     return environment
 
 
@@ -189,6 +194,16 @@ def _number(value: float | None, digits: int = 4) -> str:
 
 def _signed(value: float, digits: int = 4) -> str:
     return f"{value:+,.{digits}f}".replace("-", "\N{MINUS SIGN}")
+
+
+def _measured(value: Any) -> str:
+    """Return a measured value for a table: of several rounds the median, with their quartiles."""
+    if isinstance(value, Mapping):
+        middle, low, high = (f"{value[name]:.4g}" for name in ("median", "low", "high"))
+        return f"{middle} ({low}\N{EN DASH}{high})"
+    if value is None or isinstance(value, int):
+        return _number(value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _cell(text: str) -> Markup:

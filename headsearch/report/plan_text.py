@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from headsearch.report.duration import duration
+from headsearch.task.metric import PERPLEXITY
 
 
 def plan_lines(plan: dict[str, Any]) -> list[str]:
@@ -13,9 +14,10 @@ def plan_lines(plan: dict[str, Any]) -> list[str]:
     held = f", and {certify:,} to certify on" if certify else ""
     threads = plan["threads_per_worker"]
     crew = f"{plan['workers']} worker{'' if plan['workers'] == 1 else 's'}"
+    change, of_itself = ("rise", " of itself") if plan["metric"] == PERPLEXITY else ("fall", "")
     lines = [
         f"{plan['heads']} heads in {plan['layers']} layers; {plan['examples']:,} search examples"
-        f"{held}; {plan['metric']} may fall by {plan['max_drop']:g}.",
+        f"{held}; {plan['metric']} may {change} by {plan['max_drop']:g}{of_itself}.",
         f"Engine {plan['engine']}: {crew}, {plan['shards']} shard"
         f"{'' if plan['shards'] == 1 else 's'}, {plan['dtype']}"
         + (f", {threads} thread{'' if threads == 1 else 's'} each" if threads else "")

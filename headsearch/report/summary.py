@@ -139,7 +139,7 @@ def scored_text(result: dict[str, Any]) -> str:
 def asked_text(result: dict[str, Any]) -> str:
     """Say what metric was asked for."""
     if result["metric"] == PERPLEXITY:  # whose negative is the metric
-        most = f"{-result['threshold']:.2f}"
+        most = score_text({"metric": result["threshold"]}, PERPLEXITY)
         return f"at most {most} was asked (a rise of at most {result['max_drop']:g} of itself)"
     least = f"{result['threshold']:.4f}"
     return f"at least {least} was asked (a drop of at most {result['max_drop']:g})"
@@ -147,11 +147,20 @@ def asked_text(result: dict[str, Any]) -> str:
 
 def score_text(score: dict[str, Any], name: str) -> str:
     """Return a metric, for accuracy with the number of right answers."""
+    if score["metric"] is None:  # JSON has no number for it
+        return "beyond all numbers"
     if name == PERPLEXITY:
-        return f"{-score['metric']:.2f}"
+        return _perplexity_text(-score["metric"])
     right = score.get("correct")
     correct = "" if right is None else f" ({right} correct)"
     return f"{score['metric']:.4f}{correct}"
+
+
+def _perplexity_text(value: float) -> str:
+    """Return a perplexity with five digits at least, as small budgets are told from each other."""
+    if value >= 1e6:
+        return f"{value:.4e}"
+    return f"{value:.{4 if value < 10 else 3 if value < 100 else 2}f}"
 
 
 def verify_lines(scores: dict[str, Any]) -> list[str]:

@@ -30,9 +30,10 @@ from headsearch.run.folder import (
 )
 from headsearch.run.points import operating_point
 from headsearch.run.prepare import Task, classes_of, load_data, load_task, make_task
-from headsearch.run.session import Outcome, Watcher, run_search
+from headsearch.run.session import Outcome, Watcher, run_search, score_json
 from headsearch.run.verify import plain_score
 from headsearch.run.weighing import weigh
+from headsearch.search.ledger import finite
 from headsearch.search.weight import HEADS, Weight
 from headsearch.task.metric import metrics_for
 
@@ -242,7 +243,7 @@ def verify(
         "metric": config.metric,
         "examples": task.data.examples,
         "heads": task.shape.total,
-        "model": dataclasses.asdict(score),
+        "model": score_json(score),
     }
 
 
@@ -281,9 +282,9 @@ def _verify_heads(config: RunConfig, task: Task, removed: HeadSet) -> dict[str, 
         "examples": task.data.examples,
         "heads": task.shape.total,
         "heads_removed": len(removed),
-        "baseline": dataclasses.asdict(before),
-        "pruned": dataclasses.asdict(after),
-        "threshold": threshold.value,
+        "baseline": score_json(before),
+        "pruned": score_json(after),
+        "threshold": finite(threshold.value),
         "verified": threshold.feasible(after),
     }
 

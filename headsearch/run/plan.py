@@ -114,7 +114,7 @@ def _times(
     def seconds(count: float, workers: int) -> float:
         # Gradients come early: a search that ends early has measured most of them.
         scoring = count * speed.evaluation
-        work = scoring + task.shape.total / HEADS_PER_GRADIENT * speed.gradient
+        work = scoring + _gradients(task) * speed.gradient
         searching = starting + search_seconds(work, count, task.data.examples, workers, scoring)
         limit = config.time_limit
         return (searching if limit is None else min(searching, limit)) + plain
@@ -139,11 +139,14 @@ def _times(
 
 def _memo_bytes(task: Task, evaluations: Range | None) -> int:
     """Return what a memo may grow to: float32 outputs, and gradients of each head beside them."""
-    settings: Any = task.model.config
     count = 0.0 if evaluations is None else evaluations.high
-    heads = task.shape.total
-    values = count + heads / HEADS_PER_GRADIENT * heads
-    return int(MEMO_OVERHEAD * 4 * values * task.data.examples * settings.num_labels)
+    values = count + _gradients(task) * task.shape.total
+    return int(MEMO_OVERHEAD * 4 * values * len(task.data.labels) * task.objective.classes)
+
+
+def _gradients(task: Task) -> float:
+    """Return of how many states a search measures gradients, about."""
+    return task.shape.total / HEADS_PER_GRADIENT if task.gradients else 0.0
 
 
 def _existing_parent(out: Path) -> Path:

@@ -25,7 +25,7 @@ from headsearch.task.data import Examples, load_examples
 from headsearch.task.holdout import hold_out, repeats, shared
 from headsearch.task.images import batch_images
 from headsearch.task.metric import Objective, make_objective
-from headsearch.task.readout import EXAMPLES, LABELS, SEQUENCES
+from headsearch.task.readout import EXAMPLES, LABELS, SEQUENCES, TOKENS
 
 # A new number makes old memos unusable: raise it when the evaluator's arithmetic changes.
 SCORING = 6
@@ -54,6 +54,11 @@ class Task:
     fingerprint: str
     certify: BatchedData | None = None
     certify_repeats: int = 0
+
+    @property
+    def gradients(self) -> bool:
+        """Whether a search measures any: of tokens it takes as many backward passes as words."""
+        return self.data.kind != TOKENS
 
 
 def load_task(config: RunConfig) -> Task:

@@ -31,7 +31,7 @@ class Speed:
 
     Attributes:
         evaluation: for one HeadSet.
-        gradient: for the gradients of one state.
+        gradient: for the gradients of one state; about 0 where a search measures none.
         plain: for one HeadSet by the plain path, on this machine.
         share: of the search examples' tokens that it was measured on.
         seconds: that measuring took.
@@ -73,7 +73,8 @@ def probe(task: Task, plan: Plan, seconds: float) -> Speed:
             marks = [time.perf_counter()]
             evaluator.outputs(parent, children, span)
             marks.append(time.perf_counter())
-            evaluator.gradients(parent, span)
+            if task.gradients:
+                evaluator.gradients(parent, span)
             marks.append(time.perf_counter())
             plain_outputs(task.model, task.data.batches[place : place + 1], HeadSet())
             marks.append(time.perf_counter())

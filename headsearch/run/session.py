@@ -31,7 +31,6 @@ from headsearch.search.ledger import BrokenBaseline, finite
 from headsearch.search.problem import Node, Problem
 from headsearch.search.weight import Weight
 from headsearch.task.metric import Score
-from headsearch.task.readout import TOKENS
 
 RESULT_FORMAT = 1
 # Seconds between two tellings of live figures.
@@ -142,7 +141,7 @@ def run_search(
         config.max_drop,
         workers.plan.layout.independent,
         saves,
-        gradients=task.data.kind != TOKENS,  # as many backward passes as a text has words
+        gradients=task.gradients,
     )
     try:
         found = search(
@@ -229,13 +228,13 @@ def _report(
             "bound": found.bound,
             "optimal": found.bound == best.weight,
         },
-        "baseline": _score_json(found.baseline.score),
+        "baseline": score_json(found.baseline.score),
         "best": _node_json(task, best),
         "operating_points": [_node_json(task, node) for node in found.points],
         "safer_points": [_node_json(task, node) for node in found.safer],
         "certificate": {
             "verified": verified is not None,
-            "plain": {"baseline": _score_json(plain_baseline), "best": _score_json(plain)},
+            "plain": {"baseline": score_json(plain_baseline), "best": score_json(plain)},
             "bound": found.limits.to_json(len(best.heads)),
             "population": population(
                 task,
@@ -255,8 +254,9 @@ def _report(
     }
 
 
-def _score_json(score: Score) -> dict[str, Any]:
-    values: dict[str, Any] = {"metric": score.metric, "loss": finite(score.loss)}
+def score_json(score: Score) -> dict[str, Any]:
+    """Return a score as JSON holds it: null in place of what is not finite."""
+    values: dict[str, Any] = {"metric": finite(score.metric), "loss": finite(score.loss)}
     if score.correct is not None:
         values["correct"] = score.correct
     return values
@@ -267,7 +267,7 @@ def _node_json(task: Task, node: Node) -> dict[str, Any]:
         "removed": task.shape.pairs(node.heads),
         "heads_removed": len(node.heads),
         "saved": node.weight,
-        **_score_json(node.score),
+        **score_json(node.score),
     }
 
 

@@ -233,12 +233,12 @@ def tokenise(
             name: _padded([encoded[name][source] for source in picked], pad)
             for name, pad in sorted(pads.items())
         }
-        batches.append(Batch(arrays, _readout(examples, encoded, picked)))
+        batches.append(Batch(arrays, readout_of(examples, encoded, picked)))
     order = np.concatenate(groups)
-    return BatchedData(tuple(batches), _labels(examples, encoded, order), order)
+    return BatchedData(tuple(batches), labels_of(examples, encoded, order), order)
 
 
-def _readout(examples: Examples, encoded: Any, picked: np.ndarray) -> Readout:
+def readout_of(examples: Examples, encoded: Any, picked: np.ndarray) -> Readout:
     """Return what of some examples' outputs is scored."""
     if examples.kind == TOKENS:
         places = [
@@ -252,7 +252,7 @@ def _readout(examples: Examples, encoded: Any, picked: np.ndarray) -> Readout:
     return Readout(examples.kind)
 
 
-def _labels(examples: Examples, encoded: Any, order: np.ndarray) -> np.ndarray:
+def labels_of(examples: Examples, encoded: Any, order: np.ndarray) -> np.ndarray:
     """Return the labels of all rows that are scored, (rows,)."""
     if examples.kind == EXAMPLES:
         return np.asarray(np.asarray(examples.labels)[order])

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from headsearch.errors import DataError, InputError
-from headsearch.task.batches import Batch, BatchedData, round_of
+from headsearch.task.batches import Batch, BatchedData, labels_of, readout_of, round_of
 from headsearch.task.data import Examples
 
 # Examples of a batch: an image is as much work as hundreds of tokens.
@@ -94,9 +94,9 @@ def batch_images(
                 "the image processor must make pixels (images, channels, height, width) but made "
                 f"{pixels.shape}"
             )
-        batches.append(Batch({"pixel_values": pixels}))
+        batches.append(Batch({"pixel_values": pixels}, readout_of(examples, None, group)))
     sizes = {batch.arrays["pixel_values"].shape[1:] for batch in batches}
     if len(sizes) > 1:
         raise InputError(f"the image processor must make images of one size but made {sizes}")
     sources = np.concatenate(groups)
-    return BatchedData(tuple(batches), np.asarray(examples.labels)[sources], sources)
+    return BatchedData(tuple(batches), labels_of(examples, None, sources), sources)

@@ -29,7 +29,8 @@ def class_ids(
         column: where they come from, for errors.
         id2label: the model's class names.
         classes: how many classes the model has.
-        feature_names: names of the ids in the data; followed where the model knows them all.
+        feature_names: names of the ids in the data; followed where the model knows them all, be it
+            in capitals.
         rows: the row of each value, for errors; by default they are rows.
 
     Raises:
@@ -39,9 +40,7 @@ def class_ids(
     named = _named(values, ids)
     if feature_names is None:
         named |= _named_by_numbers(values, column, ids, classes)
-    renumber = None
-    if feature_names is not None and all(name in ids for name in feature_names):
-        renumber = [ids[name] for name in feature_names]
+    renumber = None if feature_names is None else _renumbered(feature_names, ids)
     found = np.empty(len(values), dtype=np.int64)
     for row, value in enumerate(values):
         number = named.get(value, _class_id(value)) if isinstance(value, Hashable) else None
@@ -111,7 +110,11 @@ def label_flags(
     rule = f"names of labels, or {classes} zeros and ones"
     for row, value in enumerate(values):
         labels = _list(value, row, column, rule)
-        if all(isinstance(label, str) for label in labels):
+        # A list of a column of class labels holds ids, whatever it looks like.
+        ids = feature_names is not None and not any(isinstance(label, bool) for label in labels)
+        if labels and len(labels) == classes and set(labels) <= {"0", "1"} - set(id2label.values()):
+            found[row] = [int(label) for label in labels]
+        elif ids or all(isinstance(label, str) for label in labels):
             rows = [row] * len(labels)
             found[row, class_ids(labels, column, id2label, classes, feature_names, rows)] = 1
         elif len(labels) == classes and all(label in (0, 1) for label in labels):
@@ -163,22 +166,41 @@ def _named(values: Sequence[Any], ids: Mapping[str, int]) -> dict[Any, int]:
     return {text: ids[text] for text in texts if text in ids}
 
 
+def _renumbered(feature_names: Sequence[str], ids: Mapping[str, int]) -> list[int] | None:
+    """Return the model's class of each id in the data; None if the names are not the model's."""
+    for known, names in (
+        (ids, list(feature_names)),
+        (_folded(ids), [name.casefold() for name in feature_names]),
+    ):
+        if len(set(names)) == len(names) and all(name in known for name in names):
+            return [known[name] for name in names]
+    return None
+
+
+def _folded(ids: Mapping[str, int]) -> dict[str, int]:
+    """Return the ids of names whatever their capitals; none where these tell two apart."""
+    folded = {name.casefold(): i for name, i in ids.items()}
+    return folded if len(folded) == len(ids) else {}
+
+
 def _named_by_numbers(
     values: Sequence[Any], column: str, ids: Mapping[str, int], classes: int
 ) -> dict[Any, int]:
     """Return the class ids of numbers that are names: a CSV file does not tell the two apart."""
     flags = {value for value in values if isinstance(value, bool)}
-    if flags and {"True", "False"} <= ids.keys():
-        return {flag: ids[str(flag)] for flag in flags}
+    if flags and {"true", "false"} <= (folded := _folded(ids)).keys():
+        return {flag: folded[str(flag).casefold()] for flag in flags}
     numbers = {
         value: number
         for value in values
         if isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
         if (number := _class_id(value)) is not None
     }
-    if not numbers or not {str(number) for number in numbers.values()} <= ids.keys():
+    # "01" is read as 1, too.
+    names = {number: i for name, i in ids.items() if (number := _class_id(name)) is not None}
+    if not numbers or not set(numbers.values()) <= names.keys():
         return {}
-    found = {value: ids[str(number)] for value, number in numbers.items()}
+    found = {value: names[number] for value, number in numbers.items()}
     if all(0 <= number < classes for number in numbers.values()):
         for value, number in numbers.items():
             if found[value] != number:

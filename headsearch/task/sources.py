@@ -77,7 +77,25 @@ def _load_file(path: Path, reader: str, cache: str) -> Any:
                     f"the data must have at least one example but {path} has none"
                 ) from None
             raise DataError(f"could not read {path}: {_reason(error)}") from None
+    if options.get("sep") == "\t":
+        _check_quotes(found["train"], path)
     return found["train"]
+
+
+def _check_quotes(table: Any, path: Path) -> None:
+    """Refuse a field that a quote at its beginning has made of several rows.
+
+    Raises:
+        DataError: there is one.
+    """
+    for name in table.column_names:
+        for row, value in enumerate(table[name]):
+            if isinstance(value, str) and "\t" in value and "\n" in value:
+                raise DataError(
+                    f"could not read {path}: a quote opens the text of row {row} and nothing "
+                    "closes it in its line, so that other lines are taken to be of it; double "
+                    "such quotes and quote the whole text, or use JSON lines"
+                )
 
 
 def _load_folder(path: Path, split: str | None) -> Any:

@@ -230,6 +230,25 @@ def test_latency_is_shown_where_it_was_measured(small: dict[str, Any], tmp_path:
     )
 
 
+def test_latency_as_the_command_prints_it_is_a_table(small: dict[str, Any], tmp_path: Path) -> None:
+    def spread(middle: float) -> dict[str, float]:
+        return {"median": middle, "low": middle / 2, "high": middle * 2}
+
+    row = {"model": "small", "batch": 1, "tokens": 8, "milliseconds": spread(1.49555686)}
+    row |= {"ratio": spread(0.81), "peak_bytes": None, "parameters": 12345}
+    latency = {"device": "a CPU", "threads": 1, "repeats": 2, "results": [row]}
+    page = Page(written({**small, "latency": latency}, tmp_path / "report.html"))
+    text = " ".join(page.words)
+    assert "{" not in text.split("Measured latency")[1].split("What the search did")[0]
+    for part in (
+        "1.496 (0.7478\N{EN DASH}2.991)",
+        "0.81 (0.405\N{EN DASH}1.62)",
+        "12,345",
+        "small",
+    ):
+        assert part in text, part
+
+
 def test_a_large_run_stays_below_5_mb(tmp_path: Path) -> None:
     make_run(tmp_path / "run", HeadMap((16,) * 24), 5000)
     findings = gather(tmp_path / "run", with_examples=False)

@@ -54,8 +54,8 @@ def test_perplexity_is_shown_as_it_is_and_not_as_its_negative() -> None:
         best=[30, -20.5, 3.0],
         points=[(0, -20.0), (30, -20.5)],
     )
-    assert "perplexity 20.00 before, at most 21.00 is asked" in shown
-    assert "perplexity 20.50" in shown
+    assert "perplexity 20.000 before, at most 21.000 is asked" in shown
+    assert "perplexity 20.500" in shown
     assert "-2" not in shown
 
 
@@ -99,6 +99,12 @@ def test_a_curve_below_what_is_asked_is_left_out() -> None:
     drawn = curve_lines([(0, 10.0), (4, -50.0)], 4, 5.0, ("10", "5"), width=14)
     assert "".join(drawn).count(DOT) == 1
     assert len(drawn) == ROWS + 1
+
+
+def test_where_nothing_may_be_lost_only_what_loses_nothing_is_on_the_line() -> None:
+    drawn = curve_lines([(0, 0.8), (30, 0.7), (60, 0.3)], 72, 0.8, ("0.8", "0.8"), width=60)
+    assert "".join(drawn).count(DOT) == 1
+    assert DOT in drawn[0]
 
 
 def test_a_flat_curve_is_drawn_on_the_line() -> None:

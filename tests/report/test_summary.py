@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from headsearch.heads import HeadMap, HeadSet
-from headsearch.report.summary import result_lines
+from headsearch.report.summary import result_lines, score_text
 
 SHAPE = HeadMap((3, 3))
 BEST = HeadSet.of([0, 1, 4])
@@ -89,6 +89,18 @@ def test_what_is_said_of_the_search_split_is_by_the_plain_forward() -> None:
     certificate = {"verified": True, "bound": {"heads": 6, "optimal": False}, "plain": plain}
     text = "\n".join(lines(None, certificate=certificate))
     assert "0.8100 (81 correct) before, 0.7950 (80 correct) after" in text
+
+
+@pytest.mark.parametrize(
+    ("metric", "said"),
+    [(-3.00214, "3.0021"), (-20.5, "20.500"), (-125.537, "125.54"), (-1.6e15, "1.6000e+15")],
+)
+def test_perplexities_are_told_from_each_other(metric: float, said: str) -> None:
+    assert score_text({"metric": metric}, "perplexity") == said
+
+
+def test_what_is_no_number_in_json_is_said_in_words() -> None:
+    assert score_text({"metric": None, "loss": None}, "perplexity") == "beyond all numbers"
 
 
 def test_a_certificate_for_the_very_heads_that_are_handed_back() -> None:

@@ -126,6 +126,12 @@ def test_class_label_features_go_by_name_where_the_model_knows_the_names() -> No
     )
     rows = datasets.Dataset.from_dict({"text": list("abc"), "label": [0, 1, 2]}, features=features)
     assert from_rows(rows).labels.tolist() == [1, 2, 0]
+    # In capitals or not: MNLI's names and those of many models of it.
+    loud = {0: "NEG", 1: "Pos", 2: "MIXED"}
+    assert from_rows(rows, id2label=loud).labels.tolist() == [1, 2, 0]
+    # Where capitals alone tell the model's names apart, they do.
+    both = {0: "neg", 1: "NEG", 2: "pos"}
+    assert from_rows(rows, id2label=both).labels.tolist() == [0, 1, 2]
     # Names that the model does not know: then ids are ids.
     assert from_rows(rows, id2label={0: "A", 1: "B", 2: "C"}).labels.tolist() == [0, 1, 2]
     # GLUE's hidden test labels.
@@ -183,6 +189,36 @@ def test_true_and_false_are_names_where_the_model_has_them() -> None:
     turned = from_rows(rows, id2label={0: "True", 1: "False"}, classes=2)
     assert turned.labels.tolist() == [0, 1]
     assert from_rows(rows, id2label={0: "neg", 1: "pos"}, classes=2).labels.tolist() == [1, 0]
+    for names in ({0: "true", 1: "false"}, {0: "TRUE", 1: "FALSE"}):
+        assert from_rows(rows, id2label=names, classes=2).labels.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("written", ["true", "TRUE", "True"])
+def test_flags_of_a_csv_file_are_the_models_names(written: str, tmp_path: Path) -> None:
+    other = {"true": "false", "TRUE": "FALSE", "True": "False"}[written]
+    (tmp_path / "a.csv").write_text(f"text,label\na,{written}\nb,{other}\n")
+    found = load_examples(str(tmp_path / "a.csv"), id2label={0: written, 1: other}, classes=2)
+    assert found.labels.tolist() == [0, 1]
+
+
+def test_names_that_begin_with_a_zero_are_not_taken_for_ids(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("text,label\na,01\nb,02\n")
+    names = {0: "01", 1: "02", 2: "03"}
+    with pytest.raises(DataError, match="must tell names from ids but 1 may be the class of"):
+        load_examples(str(tmp_path / "a.csv"), id2label=names, classes=3)
+    (tmp_path / "b.csv").write_text("text,label\na,01\nb,02\nc,03\n")
+    found = load_examples(str(tmp_path / "b.csv"), id2label=names, classes=3)
+    assert found.labels.tolist() == [0, 1, 2]
+
+
+def test_a_quote_that_swallows_lines_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "a.tsv"
+    file.write_text('text\tlabel\n"hello a\tneg\nb\tpos\nc\tneg\nend" d\tpos\n')
+    with pytest.raises(DataError, match="a quote opens the text of row 0 and nothing closes it"):
+        load_examples(str(file), id2label=NAMES, classes=3)
+    file.write_text('text\tlabel\n"two\nlines"\tneg\n"a ""word"" b"\tpos\n')
+    found = load_examples(str(file), id2label=NAMES, classes=3)
+    assert found.texts == ["two\nlines", 'a "word" b']
 
 
 def test_the_ids_of_a_class_label_are_never_names() -> None:

@@ -79,6 +79,20 @@ def test_labels_are_names_or_flags() -> None:
     assert examples.labels.tolist() == expected
 
 
+def test_flags_may_be_texts_and_ids_of_class_labels_are_no_flags() -> None:
+    texts = loaded(
+        [{"text": "a", "label": ["0", "1", "0"]}, {"text": "b", "label": ["LOC"]}], LABELS
+    )
+    assert texts.labels.tolist() == [[0, 1, 0], [0, 0, 1]]
+    names = ["PER", "LOC", "O"]
+    features = datasets.Features(
+        {"text": datasets.Value("string"), "label": [datasets.ClassLabel(names=names)]}
+    )
+    rows = {"text": list("abcd"), "label": [[0, 1], [1, 0, 0], [2], []]}
+    found = loaded(datasets.Dataset.from_dict(rows, features=features), LABELS)
+    assert found.labels.tolist() == [[0, 1, 1], [0, 1, 1], [1, 0, 0], [0, 0, 0]]
+
+
 @pytest.mark.parametrize("label", [[0, 1], [0, 2, 1], "PER", ["ORG"], 1, None, [None, 1, 0]])
 def test_bad_labels_are_refused(label: Any) -> None:
     with pytest.raises(DataError, match="column 'label' must hold"):
