@@ -19,7 +19,7 @@ from headsearch.cli import options
 from headsearch.cli.helping import Command, Common
 from headsearch.cli.options import PATH
 from headsearch.errors import HeadsearchError
-from headsearch.run.config import EXPORT_FORMATS, RunConfig
+from headsearch.run.config import EXPORT_FORMATS, RunConfig, inherited
 from headsearch.run.options import read_options
 from headsearch.task.metric import METRICS
 
@@ -272,7 +272,7 @@ def _config(config_file: Path | None, **values: Any) -> RunConfig:
     """Return what is asked: by the command line, then by the file, then by default."""
     given = {name: value for name, value in values.items() if value is not None}
     if config_file is not None:
-        given = read_options(config_file) | given
+        given = inherited(read_options(config_file), given)
     context = click.get_current_context()
     for parameter in context.command.params:
         if parameter.name in ("model", "data") and given.get(parameter.name) is None:

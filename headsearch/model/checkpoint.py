@@ -11,6 +11,7 @@ from typing import Any
 import safetensors.torch
 import torch
 import transformers
+from huggingface_hub import snapshot_download
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
@@ -38,6 +39,7 @@ from headsearch.model.standalone import loader_source
 from headsearch.model.stock import auto_class, stock_class
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+INDEX = "model.safetensors.index.json"
 GENERATION = "generation_config.json"
 CODE = "modeling_headsearch.py"  # what transformers runs of a folder, if told to trust it
 WITH_TEACHER = "ForImageClassificationWithTeacher"
@@ -67,8 +69,9 @@ def load_model(name: str) -> tuple[nn.Module, Any]:
     with quiet_transformers():
         try:
             config = AutoConfig.from_pretrained(name, trust_remote_code=False)
-            if folder.is_dir() and hasattr(config, RECORD):
-                model = load_pruned(folder).float()
+            if hasattr(config, RECORD):
+                narrow = folder if folder.is_dir() else Path(snapshot_download(name))
+                model = load_pruned(narrow).float()
                 model.config.dtype = torch.float32
             else:
                 model = _load_stock(name, _auto(config))
@@ -160,8 +163,9 @@ def write_pruned(model: nn.Module, place: Path, tokenizer: Any = None) -> None:
     whole: Any = model
     record = getattr(whole.config, RECORD, None)
     with quiet_transformers():
-        # By the names that the model's own modules have, which `load_pruned` needs.
-        whole.save_pretrained(place, save_original_format=False)
+        # A narrow model by the names that its own modules have, which `load_pruned` needs; any
+        # other by those of its kind's checkpoints, which whatever loads the original knows.
+        whole.save_pretrained(place, save_original_format=record is None)
         if tokenizer is not None:
             tokenizer.save_pretrained(place)
     if record is None:
@@ -204,7 +208,7 @@ def load_pruned(folder: str | Path) -> nn.Module:
             record = getattr(config, RECORD, None)
             if record is None:
                 return _load_stock(str(place), _class_of(config)).eval()
-            tensors = safetensors.torch.load_file(place / WEIGHTS)
+            tensors = _tensors(place)
             model: Any = build(config, record, tensors).eval()
             if (place / GENERATION).is_file() and model.can_generate():
                 model.generation_config = GenerationConfig.from_pretrained(place)
@@ -223,6 +227,20 @@ def load_pruned(folder: str | Path) -> nn.Module:
             raise ModelError(
                 f"could not load the narrow model {str(place)!r}: {first_line(error)}"
             ) from None
+
+
+def _tensors(place: Path) -> dict[str, torch.Tensor]:
+    """Return the weights in a folder, of one file or of several that an index lists."""
+    if not (place / INDEX).is_file():
+        return dict(safetensors.torch.load_file(place / WEIGHTS))
+    index = json.loads((place / INDEX).read_text(encoding="utf-8"))
+    files = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(files, dict) or not all(isinstance(name, str) for name in files.values()):
+        raise ModelError(f"{place / INDEX} must list the file of each weight")
+    tensors: dict[str, torch.Tensor] = {}
+    for name in sorted({Path(name).name for name in files.values()}):
+        tensors |= safetensors.torch.load_file(place / name)
+    return tensors
 
 
 def build(config: Any, record: Any, tensors: dict[str, torch.Tensor]) -> nn.Module:

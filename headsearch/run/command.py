@@ -16,7 +16,7 @@ from headsearch.heads import HeadSet
 from headsearch.model.checkpoint import load_model
 from headsearch.model.families import kind_of
 from headsearch.run import engines
-from headsearch.run.config import RunConfig
+from headsearch.run.config import RunConfig, inherited
 from headsearch.run.folder import (
     CERTIFIED_MASK,
     MASK,
@@ -89,7 +89,8 @@ def resume(folder: RunFolder, changes: dict[str, Any], watcher: Watcher) -> Outc
     """
     with folder.claim() as transcript:
         before, fingerprint = folder.config()
-        config = dataclasses.replace(before.allowing(changes.get("map")), **changes)
+        asked = inherited(before.allowing(changes.get("map")).to_json(), changes)
+        config = RunConfig.from_json(asked)
         task = load_task(config)
         if task.fingerprint != fingerprint:
             raise RunFolderError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from numbers import Integral, Real
@@ -27,6 +28,19 @@ TYPES: dict[str, tuple[type, str]] = {
     "int": (Integral, "a whole number"),  # NumPy's too
     "float": (Real, "a number"),
 }
+
+
+# What says how to use a cluster, and is of no use on one machine alone.
+OF_CLUSTERS = ("ray_address", "workers", "gpus_per_worker")
+
+
+def inherited(before: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of another run with those that are given now, which override them.
+
+    Where the inline engine is given now, what the other run asked of a cluster is dropped.
+    """
+    drop = OF_CLUSTERS if given.get("engine") == "inline" else ()
+    return {name: value for name, value in before.items() if name not in drop} | dict(given)
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from headsearch import __version__
 from headsearch.errors import ModelError, RunFolderError
 from headsearch.heads import HeadMap, HeadSet
 from headsearch.model.bundle import bundle
-from headsearch.model.checkpoint import load_model, load_pruned, write_pruned
+from headsearch.model.checkpoint import load_config, load_model, load_pruned, write_pruned
 from headsearch.model.families import head_map, reads_images
 from headsearch.model.gate import removed_heads
 from headsearch.model.narrow import RECORD, narrowed
@@ -94,8 +95,8 @@ def export(
             tokenizer.save_pretrained(place)
             _stock_config(made).save_pretrained(place)
         else:
-            write_pruned(made, place, tokenizer)
-            made = load_pruned(place)  # what is on disk is what is compared
+            write_pruned(_as_saved(made, config.model), place, tokenizer)
+            made = load_pruned(place).float()  # what is on disk is what is compared
         tokens = longest(model, SIZED_TOKENS)
         sizes = [size_of(each, tokens) for each in (made, model)]
         exported = {
@@ -137,6 +138,18 @@ def _heads_of(
     if run.weights not in (None, bundle(model).weights_fingerprint()):
         raise RunFolderError(f"the model's weights differ from those that {run.path} searched")
     return shape, shape.from_pairs(point["removed"])
+
+
+def _as_saved(made: nn.Module, name: str) -> nn.Module:
+    """Return a model in the dtype that its original was saved in, if that loses nothing."""
+    saved = load_config(name).dtype
+    if not isinstance(saved, torch.dtype) or not saved.is_floating_point:
+        return made
+    weights = [each for each in made.state_dict().values() if each.is_floating_point()]
+    if all(torch.equal(each.to(saved).to(each.dtype), each) for each in weights):
+        whole: Any = made.to(saved)
+        whole.config.dtype = saved
+    return made
 
 
 def _apart(model: nn.Module, removed: HeadSet, made: nn.Module) -> float:

@@ -6,16 +6,18 @@ import errno
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from transformers import GenerationConfig, LlamaConfig
+from transformers import AutoModelForSequenceClassification, GenerationConfig, LlamaConfig
 
 import headsearch
 from headsearch.errors import ModelError, StorageError
 from headsearch.heads import HeadSet
+from headsearch.model import checkpoint
 from headsearch.model.bundle import bundle, rebuild
 from headsearch.model.checkpoint import load_config, load_model, load_pruned, save_pruned
 from headsearch.model.families import head_map
@@ -96,6 +98,43 @@ def test_a_config_of_wrong_types_is_refused(tmp_path: Path, change: dict[str, An
     for load in (load_model, load_config):
         with pytest.raises(ModelError, match=r"^could not load the model '.*/model': [^\n]+$"):
             load(str(tmp_path / "model"))
+
+
+def test_a_narrow_model_may_be_in_several_files(small: Path, tmp_path: Path) -> None:
+    again = AutoModelForSequenceClassification.from_pretrained(small, trust_remote_code=True)
+    again.save_pretrained(tmp_path / "parts", max_shard_size="10KB")
+    assert len(list((tmp_path / "parts").glob("model-*.safetensors"))) > 1
+    expected = load_pruned(small).state_dict()
+    for name, tensor in load_pruned(tmp_path / "parts").state_dict().items():
+        assert torch.equal(tensor, expected[name]), name
+    index = tmp_path / "parts" / "model.safetensors.index.json"
+    for broken, message in (
+        ('{"weight_map": 3}', "must list the file of each weight"),
+        ("[", "could not load the narrow model"),
+        ('{"weight_map": {"a": "../../gone.safetensors"}}', "gone.safetensors"),
+    ):
+        index.write_text(broken)
+        with pytest.raises(ModelError, match=message):
+            load_pruned(tmp_path / "parts")
+
+
+def test_a_narrow_model_of_a_hub_is_fetched_whole(
+    small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def here(stock: Any) -> Any:
+        return lambda name, **options: stock.from_pretrained(small, **options)
+
+    for kind in (checkpoint.AutoConfig, checkpoint.AutoTokenizer):
+        fake = SimpleNamespace(from_pretrained=here(kind))
+        monkeypatch.setattr(checkpoint, kind.__name__, fake)
+    monkeypatch.setattr(
+        checkpoint, "snapshot_download", lambda name: {"somebody/small": str(small)}[name]
+    )
+    monkeypatch.setattr(checkpoint, "load_pruned", lambda folder: found.append(folder) or model)
+    found: list[Path] = []
+    model = load_pruned(small)
+    assert load_model("somebody/small")[0] is model
+    assert found == [small]
 
 
 def test_records_of_before_they_had_sizes_still_load(small: Path) -> None:

@@ -9,12 +9,14 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from transformers import ViTConfig
 
 from headsearch.errors import InputError, ModelError
 from headsearch.heads import HeadSet
 from headsearch.model import onnx
+from headsearch.model.checkpoint import load_pruned, save_pruned
 from headsearch.model.gate import removed_heads
 from headsearch.model.narrow import narrowed
 from headsearch.model.onnx import OnnxSession, export_onnx
@@ -41,6 +43,23 @@ def test_zeroed_is_as_large_and_equals_the_gate(family: str) -> None:
     assert sorted(int((v == 0).all(dim=0).sum()) for v in changed.values()) == [6, 12, 24]
     assert not hasattr(made.config, "headsearch")
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("family", ["BERT", "ViT", "DeiT", "GPT-2"])
+def test_zeroed_has_the_names_that_transformers_writes(family: str, tmp_path: Path) -> None:
+    """Whatever loads the original knows these; the modules' own names may be others."""
+    model, _ = case(family)
+    model.save_pretrained(tmp_path / "stock")  # type: ignore[operator]
+    save_pruned(zeroed(model, REMOVED), tmp_path / "zeroed")
+    names = [
+        set(safetensors.torch.load_file(tmp_path / name / "model.safetensors"))
+        for name in ("stock", "zeroed")
+    ]
+    assert names[0] == names[1]
+    found = load_pruned(tmp_path / "zeroed")
+    expected = zeroed(model, REMOVED).state_dict()
+    for name, tensor in found.state_dict().items():
+        assert torch.equal(tensor, expected[name]), name
 
 
 def test_zeroed_of_a_narrow_model_is_refused() -> None:

@@ -23,7 +23,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from headsearch.errors import InputError, RunFolderError
 from headsearch.heads import HeadSet
 from headsearch.model import onnx
-from headsearch.model.checkpoint import load_pruned, save_pruned
+from headsearch.model.checkpoint import load_model, load_pruned, save_pruned
 from headsearch.model.gate import removed_heads
 from headsearch.model.narrow import narrowed
 from headsearch.model.samples import logits_of
@@ -156,6 +156,40 @@ def test_a_safer_point_by_its_number_of_heads(run: Path, tmp_path: Path, headsea
 def by_layer(removed: list[list[int]]) -> dict[str, list[int]]:
     layers = sorted({layer for layer, _ in removed})
     return {str(at): [head for layer, head in removed if layer == at] for at in layers}
+
+
+def test_a_model_in_half_precision_stays_in_it(
+    assets: Any, tmp_path: Path, headsearch: Any
+) -> None:
+    model, _ = load_model(str(assets.model))
+    half = save_folder(tmp_path / "half", model.bfloat16())
+    options = ("--max-drop", "0.1", "--engine", "inline", "--max-evaluations", 12)
+    done = headsearch("run", half, "--data", assets.data, *options, "--out", tmp_path / "run")
+    assert done.code == 0, done.err
+    sizes = {"half": (half / "model.safetensors").stat().st_size}
+    for kind in ("narrow", "zeroed"):
+        out = tmp_path / kind
+        assert headsearch("export", tmp_path / "run", "--format", kind, "--out", out).code == 0
+        sizes[kind] = (out / "model.safetensors").stat().st_size
+        weights = load_file(out / "model.safetensors").values()
+        assert {each.dtype for each in weights} == {torch.bfloat16}
+        assert json.loads((out / "config.json").read_text())["dtype"] == "bfloat16"
+    assert sizes["narrow"] < sizes["half"]
+    assert abs(sizes["zeroed"] - sizes["half"]) < 4096
+
+
+def test_what_says_half_precision_and_is_not_loses_nothing(
+    assets: Any, tmp_path: Path, headsearch: Any
+) -> None:
+    shutil.copytree(assets.model, tmp_path / "model")
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    (tmp_path / "model" / "config.json").write_text(json.dumps({**config, "dtype": "bfloat16"}))
+    options = ("--max-drop", "0.1", "--engine", "inline", "--max-evaluations", 8)
+    asked = ("run", tmp_path / "model", "--data", assets.data, "--out", tmp_path / "run")
+    assert headsearch(*asked, *options).code == 0
+    out = tmp_path / "small"
+    assert headsearch("export", tmp_path / "run", "--format", "narrow", "--out", out).code == 0
+    assert {p.dtype for p in load_pruned(out).parameters()} == {torch.float32}
 
 
 def test_onnx_of_a_run(run: Path, assets: Any, tmp_path: Path, headsearch: Any) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from headsearch.errors import EngineError, RunFolderError, StorageError
 from headsearch.run import command
-from headsearch.run.config import RunConfig
+from headsearch.run.config import RunConfig, inherited
 from headsearch.run.folder import RunFolder
 
 FILES = ("config.json", "mask.json", "result.json", "transcript.jsonl", "memo.sqlite")
@@ -153,6 +153,27 @@ def test_a_run_is_gone_on_with_from_another_folder(
     config["asked"] |= {"model": "model", "data": "dev.csv"}
     (here / "run" / "config.json").write_text(json.dumps(config))
     assert "are not those that were searched" in headsearch("verify", "../here/run").out
+
+
+def test_a_run_of_a_cluster_is_gone_on_with_on_one_machine(run: Path, headsearch: Any) -> None:
+    config = json.loads((run / "config.json").read_text())
+    before = (run / "mask.json").read_bytes()
+    config["asked"] |= {"engine": "ray", "ray_address": "auto", "workers": 8}
+    config["asked"] |= {"gpus_per_worker": 1.0}
+    (run / "config.json").write_text(json.dumps(config))
+    done = headsearch("resume", run, "--engine", "inline", "--quiet")
+    assert done.code == 0, done.err
+    assert (run / "mask.json").read_bytes() == before
+    asked = json.loads((run / "config.json").read_text())["asked"]
+    assert [asked[name] for name in ("engine", "ray_address", "workers")] == ["inline", None, None]
+    refused = headsearch("resume", run, "--engine", "inline", "--workers", 2)
+    assert "the inline engine has 1 worker but `workers` is 2" in refused.err
+
+
+def test_what_was_asked_of_a_cluster_is_not_inherited_by_the_inline_engine() -> None:
+    before = {"model": "m", "workers": 8, "ray_address": "auto", "engine": "ray"}
+    assert inherited(before, {"engine": "inline"}) == {"model": "m", "engine": "inline"}
+    assert inherited(before, {"workers": 2}) == {**before, "workers": 2}
 
 
 def test_checks_at_the_end_are_told_of(assets: Any, tmp_path: Path) -> None:
