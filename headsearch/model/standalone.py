@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ast
 import importlib
+import importlib.util
 import inspect
 from collections.abc import Iterable, Iterator
 
+from headsearch.errors import ModelError
 from headsearch.model import portable
 
 _PACKAGE = "headsearch"
@@ -67,20 +69,31 @@ class _Parts:
         text = inspect.getsource(importlib.import_module(module))
         for node in ast.parse(text).body:
             if isinstance(node, (ast.Import, ast.ImportFrom)):
-                self._add_import(node, name)
+                self._add_import(module, node, name)
             elif name in _defines(node):
                 for used in sorted({n.id for n in ast.walk(node) if isinstance(n, ast.Name)}):
                     self.add(module, used)
                 self.definitions.append(_lines(text, node))
 
-    def _add_import(self, node: ast.Import | ast.ImportFrom, name: str) -> None:
+    def _add_import(self, module: str, node: ast.Import | ast.ImportFrom, name: str) -> None:
         for alias in node.names:
             if (alias.asname or alias.name.split(".")[0]) != name:
                 continue
             if isinstance(node, ast.Import):
                 self.imports.add(ast.unparse(ast.Import([alias])))
-            elif str(node.module).split(".")[0] == _PACKAGE:
-                self.add(str(node.module), alias.name)
+                continue
+            source = str(node.module)
+            if node.level:  # of the module's own package, which may not be installed elsewhere
+                within = importlib.import_module(module).__package__
+                dots = "." * node.level
+                source = importlib.util.resolve_name(f"{dots}{node.module or ''}", within or "")
+                if inspect.ismodule(getattr(importlib.import_module(source), alias.name, None)):
+                    raise ModelError(
+                        f"a class that is saved with a model must import names, not modules, of "
+                        f"its own package but {module} imports {alias.name} of {source}"
+                    )
+            if node.level or source.split(".")[0] == _PACKAGE:
+                self.add(source, alias.name)
                 if name != alias.name:
                     self.definitions.append(f"\n{name} = {alias.name}")
             else:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from headsearch.errors import ModelError
 from headsearch.model import standalone as subject
 from headsearch.model.standalone import standalone
 
@@ -50,6 +53,31 @@ def test_a_class_comes_with_all_that_it_uses(package: str) -> None:
     exec(code, made)  # noqa: S102  # what the test is about
     half, root = made["Wanted"]().value(None)  # type: ignore[operator]  # made by exec
     assert (float(half), root) == (3.5, 4.0)
+
+
+def test_relative_imports_are_of_the_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "users_own"
+    (folder / "inner").mkdir(parents=True)
+    for place in (folder, folder / "inner"):
+        (place / "__init__.py").write_text("")
+    (folder / "layers.py").write_text("SCALE = 3\nclass Base:\n    scale = SCALE\n")
+    (folder / "inner" / "family.py").write_text(
+        "from ..layers import Base as Lower\nfrom .. import layers\n"
+        "class Wanted(Lower):\n    pass\n"
+        "class Refused(layers.Base):\n    pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    module = importlib.import_module("users_own.inner.family")
+    made: dict[str, Any] = {}
+    source = standalone([module.Wanted])
+    assert "users_own" not in source
+    assert "import" not in source
+    exec(source, made)  # noqa: S102  # what was made just now
+    assert made["Wanted"]().scale == 3
+    with pytest.raises(ModelError, match=r"names, not modules, .* imports layers of users_own"):
+        standalone([module.Refused])
 
 
 def test_nothing_is_needed_for_no_class() -> None:
