@@ -108,13 +108,17 @@ def label_flags(
     """
     found = np.zeros((len(values), classes), dtype=np.int64)
     rule = f"names of labels, or {classes} zeros and ones"
+    texts_are_flags = {"0", "1"}.isdisjoint(map(str, id2label.values()))
+    # In a column of class labels [1, 0] are the labels 1 and 0, unless each says "no" or "yes".
+    names = {str(name): int(i) for i, name in id2label.items()}
+    are_ids = feature_names is not None and (
+        _renumbered(feature_names, names) is not None or len(feature_names) == classes > 2
+    )
     for row, value in enumerate(values):
         labels = _list(value, row, column, rule)
-        # A list of a column of class labels holds ids, whatever it looks like.
-        ids = feature_names is not None and not any(isinstance(label, bool) for label in labels)
-        if labels and len(labels) == classes and set(labels) <= {"0", "1"} - set(id2label.values()):
+        if len(labels) == classes and texts_are_flags and all(x in ("0", "1") for x in labels):
             found[row] = [int(label) for label in labels]
-        elif ids or all(isinstance(label, str) for label in labels):
+        elif are_ids or all(isinstance(label, str) for label in labels):
             rows = [row] * len(labels)
             found[row, class_ids(labels, column, id2label, classes, feature_names, rows)] = 1
         elif len(labels) == classes and all(label in (0, 1) for label in labels):

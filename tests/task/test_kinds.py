@@ -90,10 +90,18 @@ def test_flags_may_be_texts_and_ids_of_class_labels_are_no_flags() -> None:
     )
     rows = {"text": list("abcd"), "label": [[0, 1], [1, 0, 0], [2], []]}
     found = loaded(datasets.Dataset.from_dict(rows, features=features), LABELS)
+    yes = datasets.Features(
+        {"text": datasets.Value("string"), "label": [datasets.ClassLabel(names=["no", "yes"])]}
+    )
+    flagged = {"text": list("ab"), "label": [[0, 1, 0], [1, 0, 1]]}
+    each = loaded(datasets.Dataset.from_dict(flagged, features=yes), LABELS)
+    assert each.labels.tolist() == flagged["label"]
     assert found.labels.tolist() == [[0, 1, 1], [0, 1, 1], [1, 0, 0], [0, 0, 0]]
 
 
-@pytest.mark.parametrize("label", [[0, 1], [0, 2, 1], "PER", ["ORG"], 1, None, [None, 1, 0]])
+@pytest.mark.parametrize(
+    "label", [[0, 1], [0, 2, 1], "PER", ["ORG"], 1, None, [None, 1, 0], [[1], [0], [0]]]
+)
 def test_bad_labels_are_refused(label: Any) -> None:
     with pytest.raises(DataError, match="column 'label' must hold"):
         loaded([{"text": "a", "label": [1, 0, 0]}, {"text": "b", "label": label}], LABELS)
