@@ -260,6 +260,9 @@ def _verify_run(
     config = dataclasses.replace(asked.allowing(map_by), certify_data=None, certify_split=None)
     if of_data:
         config = dataclasses.replace(config, max_examples=None, certify_fraction=None, **of_data)
+    for name in OF_DATA:
+        if name in of_data and Path(config.data).is_file():
+            raise InputError(f"`{name}` must not be given as {config.data} is one file")
     task = load_task(config)
     if folder.weights not in (None, task.bundle.weights_fingerprint()):
         raise RunFolderError(f"the model's weights differ from those that {folder.path} searched")

@@ -113,6 +113,14 @@ def test_another_split_of_the_runs_own_data(
         assert "as_searched" not in found
 
 
+def test_a_file_has_no_splits(run: Path, assets: Any, headsearch: Any) -> None:
+    done = headsearch("verify", run, "--data", assets.held_out, "--split", "test")
+    assert done.code == 2
+    assert f"`split` must not be given as {assets.held_out} is one file" in done.err
+    # The run's own split is of its own data.
+    assert headsearch("verify", run, "--data", assets.held_out).code in (0, 1)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
