@@ -116,16 +116,18 @@ def draw(found: dict[tuple[str, str], Runs], out: Path) -> None:
     from matplotlib import pyplot
 
     pyplot.rcParams.update({"svg.hashsalt": "headsearch", "font.size": 9})
-    figure, axes = pyplot.subplots(figsize=(6.4, 3.6), layout="constrained")
+    figure, axes = pyplot.subplots(figsize=(7.6, 3.6), layout="constrained")
+    axes.set_prop_cycle(color=pyplot.get_cmap("tab20").colors)
     for (pair, budget), runs in found.items():
         for seed, methods in sorted(runs.items()):
             growth = [row[:2] for row in methods[OURS]["growth"]]
             last = [methods[OURS]["heads"], methods[OURS]["evaluations"]]
             heads, evaluations = np.array([*growth, last]).T
             label = f"{pair}, deal {seed}, {100 * float(budget):g} points"
-            axes.step(evaluations, heads, where="post", label=label)
+            style = "-" if float(budget) else "--"
+            axes.step(evaluations, heads, style, where="post", label=label)
     axes.set(xscale="log", xlabel="evaluations", ylabel="heads removed", ylim=(0, None))
-    axes.legend(frameon=False, loc="lower right")
+    figure.legend(frameon=False, loc="outside right upper")
     figure.savefig(out, metadata={"Date": None})
 
 
