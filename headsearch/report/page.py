@@ -198,7 +198,7 @@ def _signed(value: float, digits: int = 4) -> str:
 
 def _measured(value: Any) -> str:
     """Return a measured value for a table: of several rounds the median, with their quartiles."""
-    if isinstance(value, Mapping):
+    if isinstance(value, Mapping) and {"median", "low", "high"} <= value.keys():
         middle, low, high = (f"{value[name]:.4g}" for name in ("median", "low", "high"))
         return f"{middle} ({low}\N{EN DASH}{high})"
     if value is None or isinstance(value, int):

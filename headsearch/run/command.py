@@ -267,7 +267,7 @@ def _verify_run(
     if folder.weights not in (None, task.bundle.weights_fingerprint()):
         raise RunFolderError(f"the model's weights differ from those that {folder.path} searched")
     removed = task.shape.from_mask_for(mask)
-    if any(point.values()):
+    if point:
         if result is None:
             raise RunFolderError(f"{folder.path} has no {RESULT} yet: the run is not done")
         removed = task.shape.from_pairs(operating_point(result, **point)["removed"])

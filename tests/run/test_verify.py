@@ -125,6 +125,7 @@ def test_a_file_has_no_splits(run: Path, assets: Any, headsearch: Any) -> None:
     ("options", "message"),
     [
         (("--safer",), "`safer` must come with `heads`"),
+        (("--heads", 0), "no operating point has 0 heads removed; there are "),
         (("--heads", 99), "no operating point has 99 heads removed; there are "),
         (("--certified", "--heads", 2), "`certified` is one point by itself"),
         (("--text-column", "text"), "`text_column` must not be given with a run"),
