@@ -25,7 +25,7 @@ from headsearch.run.export import export
 from headsearch.run.findings import gather
 from headsearch.run.prepare import load_task
 from headsearch.task.images import images_of
-from tests.test_kinds import RANDOM, noisy, tiny
+from tests.test_kinds import RANDOM, Quiet, noisy, tiny
 from tests.tiny_families import IMAGE
 
 PROCESSOR = ViTImageProcessorPil(size={"height": 8, "width": 8})
@@ -95,10 +95,6 @@ def test_images_may_be_files_and_models_folders(tmp_path: Path) -> None:
     model, processor = load_model(str(tmp_path / "model"))
     assert type(processor) is ViTImageProcessorPil
     assert (answers(model) == answers(MODEL)).all()
-
-
-class Quiet:
-    def on_progress(self, values: dict[str, Any]) -> None: ...
 
 
 def test_a_run_on_images_is_reported_and_exported(

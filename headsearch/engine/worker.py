@@ -48,11 +48,11 @@ def make_evaluator(
         ) from None
 
 
+@float32_convolutions()
 def independent(bundle: ModelBundle, data: BatchedData, dtype: str, gpus: float) -> bool:
     """Whether, on this process's device, no example's outputs depend on those beside it."""
     made = make_evaluator(bundle, data, dtype=dtype, gpus=gpus, cache_bytes=0)
-    with float32_convolutions():
-        found = made.independent
+    found = made.independent
     del made
     free_cuda()
     return found
@@ -72,6 +72,7 @@ def free_cuda() -> None:
         torch.cuda.empty_cache()
 
 
+@float32_convolutions()
 def run_job(
     evaluator: Scorer, item: WorkItem, where: Span | np.ndarray, speculative: bool
 ) -> np.ndarray:
@@ -84,11 +85,6 @@ def run_job(
         EngineError: memory runs out again.
     """
     evaluator.cache.keep_others = speculative
-    with float32_convolutions():
-        return _run_within_memory(evaluator, item, where)
-
-
-def _run_within_memory(evaluator: Scorer, item: WorkItem, where: Span | np.ndarray) -> np.ndarray:
     try:
         return evaluator.run(item, where)
     except (MemoryError, RuntimeError) as error:

@@ -264,8 +264,7 @@ def _verify_run(
         if name in of_data and Path(config.data).is_file():
             raise InputError(f"`{name}` must not be given as {config.data} is one file")
     task = load_task(config)
-    if folder.weights not in (None, task.bundle.weights_fingerprint()):
-        raise RunFolderError(f"the model's weights differ from those that {folder.path} searched")
+    folder.check_weights(task.bundle.weights_fingerprint())
     removed = task.shape.from_mask_for(mask)
     if point:
         if result is None:

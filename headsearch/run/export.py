@@ -135,8 +135,7 @@ def _heads_of(
             f"{MASK} and {RESULT} of {run.path} are not of the same heads; "
             f"`headsearch resume {run.path}` writes both anew"
         )
-    if run.weights not in (None, bundle(model).weights_fingerprint()):
-        raise RunFolderError(f"the model's weights differ from those that {run.path} searched")
+    run.check_weights(bundle(model).weights_fingerprint())
     return shape, shape.from_pairs(point["removed"])
 
 

@@ -118,6 +118,18 @@ class RunFolder:
         """The fingerprint of the model's weights; runs of earlier versions have none."""
         return (self.read_json(CONFIG) or {}).get("weights")
 
+    def check_weights(self, found: str) -> None:
+        """Refuse a model that is not the one that was searched.
+
+        Args:
+            found: the fingerprint of its weights.
+
+        Raises:
+            RunFolderError: it is another.
+        """
+        if self.weights not in (None, found):
+            raise RunFolderError(f"the model's weights differ from those that {self.path} searched")
+
     def write_config(
         self,
         config: RunConfig,

@@ -39,6 +39,8 @@ class Sharpener:
 
     def run(self) -> None:
         """Go on until the evaluations are spent, or no more disjoint set is found."""
+        if not self._evaluations:
+            return
         ledger, root = self._ledger, HeadSet()
         limit = ledger.evaluations + self._evaluations
         path, expected = self._path(self._taken())

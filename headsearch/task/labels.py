@@ -36,7 +36,7 @@ def class_ids(
     Raises:
         DataError: a label is null or unknown, or numbers may be either ids or names.
     """
-    ids = {str(name): int(i) for i, name in id2label.items()}
+    ids = _ids(id2label)
     named = _named(values, ids)
     if feature_names is None:
         named |= _named_by_numbers(values, column, ids, classes)
@@ -108,11 +108,11 @@ def label_flags(
     """
     found = np.zeros((len(values), classes), dtype=np.int64)
     rule = f"names of labels, or {classes} zeros and ones"
-    texts_are_flags = {"0", "1"}.isdisjoint(map(str, id2label.values()))
+    ids = _ids(id2label)
+    texts_are_flags = {"0", "1"}.isdisjoint(ids)
     # In a column of class labels [1, 0] are the labels 1 and 0, unless each says "no" or "yes".
-    names = {str(name): int(i) for i, name in id2label.items()}
     are_ids = feature_names is not None and (
-        _renumbered(feature_names, names) is not None or len(feature_names) == classes > 2
+        _renumbered(feature_names, ids) is not None or len(feature_names) == classes > 2
     )
     for row, value in enumerate(values):
         labels = _list(value, row, column, rule)
@@ -168,6 +168,11 @@ def _named(values: Sequence[Any], ids: Mapping[str, int]) -> dict[Any, int]:
     if not numbers <= ids.keys():
         texts -= numbers
     return {text: ids[text] for text in texts if text in ids}
+
+
+def _ids(id2label: Mapping[int, str]) -> dict[str, int]:
+    """Return the class id of each of the model's names."""
+    return {str(name): int(i) for i, name in id2label.items()}
 
 
 def _renumbered(feature_names: Sequence[str], ids: Mapping[str, int]) -> list[int] | None:
