@@ -101,7 +101,8 @@ def search(
 
     Args:
         model: a fine-tuned model for sequence or token classification, or a causal language model;
-            it is not changed.
+            it is not changed. Its heads are turned off and on meanwhile: searches of one model in
+            several threads wait for each other, and nothing else may use it.
         tokenizer: its tokenizer, or image processor.
         dataset: labelled validation data: a `datasets.Dataset`, or any sequence of rows. For token
             classification texts are lists of words, each with a label; for several labels at once

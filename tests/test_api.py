@@ -7,6 +7,8 @@ import gc
 import subprocess
 import sys
 import weakref
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ import headsearch
 from headsearch.engine.worker import make_evaluator
 from headsearch.errors import DataError, InputError, ModelError, UnknownFamilyError
 from headsearch.heads import HeadMap, HeadSet
+from headsearch.model.as_it_is import as_it_is
 from headsearch.model.plain import plain_outputs
 from headsearch.task.data import examples_from_rows
 from tests.tiny import tiny_data, tiny_model
@@ -279,6 +282,46 @@ def test_reduced_precision_around_a_search_is_off_within() -> None:
         torch.set_float32_matmul_precision("highest")
     for name in ("best", "baseline", "certificate"):
         assert within[name] == outside[name]
+
+
+def test_searches_of_one_model_in_several_threads_wait_for_each_other() -> None:
+    model = copy.deepcopy(MODEL).train()
+    model.bert.encoder.eval()
+    before = [module.training for module in model.modules()]
+    alone = headsearch.search(model, TOKENIZER, ROWS, **QUICK)
+
+    def found(number: int) -> headsearch.SearchResult:
+        return headsearch.search(model, TOKENIZER, ROWS, **QUICK)
+
+    with ThreadPoolExecutor(4) as threads:
+        for result in threads.map(found, range(8)):
+            assert result.best == alone.best
+            for name in ("baseline", "certificate"):
+                assert result.details[name] == alone.details[name]
+    assert [module.training for module in model.modules()] == before
+
+
+def test_a_callback_may_search_the_same_model() -> None:
+    found = list[headsearch.SearchResult]()
+
+    class Again:
+        def on_end(self, result: headsearch.SearchResult) -> None:
+            found.append(headsearch.search(MODEL, TOKENIZER, ROWS, **QUICK))
+
+    result = headsearch.search(MODEL, TOKENIZER, ROWS, callbacks=[Again()], **QUICK)
+    assert [each.best for each in found] == [result.best]
+
+
+def test_the_last_of_several_searches_gives_precision_back() -> None:
+    torch.set_float32_matmul_precision("medium")
+    try:
+        with ExitStack() as last:
+            with as_it_is(MODEL):
+                last.enter_context(as_it_is(tiny_model("BERT")))
+            assert torch.get_float32_matmul_precision() == "highest"
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision("highest")
 
 
 def test_a_search_holds_no_memory_when_it_is_done(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,29 +4,57 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from threading import Lock, RLock
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
+
+_guard = Lock()
+# Gates and training modes are the model's own: searches of one model wait for each other.
+_borrowed: WeakKeyDictionary[nn.Module, RLock] = WeakKeyDictionary()
+# The precision of all that compute in it, and what it was before the first of them.
+_computing = 0
+_precision_before = ""
 
 
 @contextmanager
 def as_it_is(model: nn.Module) -> Iterator[None]:
     """Give each module its training mode back, and compute in float32 as it is written meanwhile.
 
-    Whatever automatic or reduced precision is on around it is off within.
+    Whatever automatic or reduced precision is on around it is off within. One thread at a time has
+    a model; others wait.
     """
-    training = {module: module.training for module in model.modules()}
-    precision = torch.get_float32_matmul_precision()
-    with ExitStack() as off:
+    with _guard:
+        turn = _borrowed.setdefault(model, RLock())
+    with turn, ExitStack() as off:
+        training = {module: module.training for module in model.modules()}
         for device in ("cpu", "cuda"):
             off.enter_context(torch.autocast(device, enabled=False))
-        torch.set_float32_matmul_precision("highest")
+        off.enter_context(_highest_precision())
         try:
             yield
         finally:
-            torch.set_float32_matmul_precision(precision)
             for module, was in training.items():
                 module.training = was
+
+
+@contextmanager
+def _highest_precision() -> Iterator[None]:
+    """Multiply float32 matrices as float32; what holds for the whole process, so until the last."""
+    global _computing, _precision_before
+    with _guard:
+        if not _computing:
+            _precision_before = torch.get_float32_matmul_precision()
+            torch.set_float32_matmul_precision("highest")
+        _computing += 1
+    try:
+        yield
+    finally:
+        with _guard:
+            _computing -= 1
+            if not _computing:
+                torch.set_float32_matmul_precision(_precision_before)
 
 
 def is_float32_on_cpu(model: nn.Module) -> bool:

@@ -16,7 +16,7 @@ from headsearch.search.bound import Bounds
 from headsearch.search.guides import View
 from headsearch.search.problem import GRADIENTS, OUTPUTS, Ask, Node, Oracle, Order, Problem
 from headsearch.search.weight import HEADS
-from headsearch.task.metric import Score, finite_rows
+from headsearch.task.metric import Objective, Score, finite_rows
 
 # A state may be given up after so many times the examples that it would have to get wrong. More
 # often, and small rounds keep workers waiting for each other; measured, it saves next to nothing.
@@ -38,6 +38,24 @@ class BrokenBaseline(ModelError):
             f"the full model's outputs must be finite but {len(rows)} of {total} are not"
         )
         self.rows = rows
+
+
+def check_baseline(objective: Objective, outputs: np.ndarray) -> None:
+    """Raise ModelError if the full model's outputs are none that others can be compared with.
+
+    Args:
+        objective: metric and labels.
+        outputs: (examples, classes).
+
+    Raises:
+        BrokenBaseline: they are not all finite.
+        ModelError: the metric says nothing of them.
+    """
+    broken = np.flatnonzero(~finite_rows(outputs))
+    if len(broken):
+        raise BrokenBaseline(broken, len(outputs))
+    if flaw := objective.flaw(outputs):
+        raise ModelError(f"the full model can't be compared with: {flaw}")
 
 
 class Stop(Exception):
@@ -86,11 +104,7 @@ class Ledger:
     def __post_init__(self) -> None:
         root = HeadSet()
         ((outputs,),) = self.oracle.ask([Ask(OUTPUTS, root, (root,))])
-        broken = np.flatnonzero(~finite_rows(outputs))
-        if len(broken):
-            raise BrokenBaseline(broken, len(outputs))
-        if flaw := self.problem.objective.flaw(outputs):
-            raise ModelError(f"the full model can't be compared with: {flaw}")
+        check_baseline(self.problem.objective, outputs)
         score = self.problem.objective.score(outputs)
         self.threshold = self.problem.objective.threshold(score, self.problem.max_drop)
         self.bounds = Bounds(self.problem.shape)

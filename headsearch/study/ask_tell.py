@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from headsearch.errors import InputError
+from headsearch.errors import InputError, ModelError
 from headsearch.heads import HeadMap, HeadSet
 from headsearch.run.config import RunConfig
 from headsearch.run.points import OperatingPoint
 from headsearch.run.settings import settings_of
 from headsearch.search.astar import Result
-from headsearch.search.ledger import finite
+from headsearch.search.ledger import check_baseline, finite
 from headsearch.search.points import operating_points, safer_points
 from headsearch.search.problem import Node, Problem
 from headsearch.study.talk import Talk, run
@@ -103,11 +103,13 @@ class Study:
 
         Args:
             outputs: for each set of heads, in order, logits or values, (examples, classes), 1 class
-                for a regression. They are copied, as float32; what is not finite counts as wrong.
+                for a regression. They are copied, as float32; what is not finite counts as wrong,
+                and is refused in the first, of the full model.
 
         Raises:
-            InputError: there is nothing to answer, or the answers are not of that shape; then
-                nothing was taken, and they can be told again.
+            InputError: there is nothing to answer, or the answers are not of that shape, or nothing
+                can be compared with the full model's; then nothing was taken, and they can be told
+                again.
         """
         if self._batch is None or self.stopped is not None:
             raise InputError("`tell` must come after an `ask` that returned sets of heads")
@@ -119,6 +121,10 @@ class Study:
         arrays = [self._checked(each) for each in outputs]
         if self._problem is None:
             objective = make_objective(self._config.metric, self._labels, arrays[0].shape[1])
+            try:
+                check_baseline(objective, arrays[0])
+            except ModelError as error:
+                raise InputError(str(error)) from None
             self._begin(Problem(self._shape, objective, self._config.max_drop, gradients=False))
         for heads, array in zip(self._batch, arrays, strict=True):
             self._nodes.append(self._node(heads, array))

@@ -164,6 +164,10 @@ def test_asking_again_asks_the_same_and_what_is_told_is_copied() -> None:
         ([[["a", "b"]] * 3], "outputs must be numbers"),
         ([[[1.0, 2.0], [1.0], [1.0]]], "outputs must be numbers"),
         ([torch.ones(3, 2, requires_grad=True)], "outputs must be numbers.*detach"),
+        (
+            [[[np.inf, 0.0], *FULL[1:]]],
+            "the full model's outputs must be finite but 1 of 3 are not",
+        ),
     ],
 )
 def test_wrong_answers_are_refused_and_can_be_told_again(outputs: Any, message: str) -> None:
@@ -179,6 +183,17 @@ def test_wrong_answers_are_refused_and_can_be_told_again(outputs: Any, message: 
         with pytest.raises(InputError, match=r"\(3, 2\), but got \(3, 3\)"):
             study.tell([[[1.0, 0.0, 0.0]] * 3] * len(batch))
         assert study.ask() == batch
+
+
+def test_a_full_model_that_nothing_can_be_compared_with_can_be_told_again() -> None:
+    with Study([2, 2], [1.0, 2.0, 3.0], metric="pearson") as study:
+        with pytest.raises(
+            InputError, match="can't be compared with: its outputs are all the same"
+        ):
+            study.tell([[[1.0]] * 3])
+        study.tell([[[1.0], [2.0], [3.0]]])
+        assert study.best.metric == 1.0
+        assert study.ask()
 
 
 @pytest.mark.parametrize(
