@@ -22,8 +22,12 @@ from headsearch.engine.worker import make_evaluator
 from headsearch.errors import DataError, InputError, ModelError, UnknownFamilyError
 from headsearch.heads import HeadMap, HeadSet
 from headsearch.model.as_it_is import as_it_is
+from headsearch.model.families import head_map
+from headsearch.model.parameters import parameters
 from headsearch.model.plain import plain_outputs
+from headsearch.run.verify import plain_score
 from headsearch.task.data import examples_from_rows
+from headsearch.task.metric import Score
 from tests.tiny import tiny_data, tiny_model
 from tests.tiny_families import case
 from tests.words import texts_and_labels, tiny_tokenizer, trained_model
@@ -322,6 +326,46 @@ def test_the_last_of_several_searches_gives_precision_back() -> None:
         assert torch.get_float32_matmul_precision() == "medium"
     finally:
         torch.set_float32_matmul_precision("highest")
+
+
+def test_what_the_plain_forward_refutes_is_no_point_within_the_budget(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    as_found = headsearch.search(MODEL, TOKENIZER, ROWS, **QUICK)
+    assert as_found.within(0.05) == as_found.best
+    low = Score(99 / 120, 1.0, 99)
+
+    def refuting(model: Any, data: Any, objective: Any, removed: HeadSet, *more: Any) -> Score:
+        refuted = removed == head_map(model).from_pairs(as_found.best.removed)
+        return low if refuted else plain_score(model, data, objective, removed, *more)
+
+    monkeypatch.setattr("headsearch.run.session.plain_score", refuting)
+    found = headsearch.search(MODEL, TOKENIZER, ROWS, **QUICK)
+    assert found.best != as_found.best
+    assert found.details["certificate"]["verified"]
+    assert found.within(0.05).saved == found.best.saved
+    removed = [point.removed for point in found.safer_points]
+    assert as_found.best.removed not in removed
+    assert found.best.removed in removed
+    (point,) = [p for p in found.operating_points if p.removed == as_found.best.removed]
+    assert (point.metric, point.correct) == (low.metric, 99)
+
+
+@pytest.mark.parametrize(("name", "exact"), [("Llama", False), ("Llama, no groups", True)])
+def test_where_heads_share_keys_no_claim_is_made_of_the_parameters_saved(
+    name: str, exact: bool
+) -> None:
+    model, _ = case(name)
+    rows = [{**row, "label": int(row["label"] == "pos")} for row in ROWS]
+    found = headsearch.search(
+        model, TOKENIZER, rows, max_drop=0.2, weight="parameters", max_evaluations=4
+    )
+    weight = found.details["weight"]
+    assert weight["exact"] is exact
+    whole, narrow = parameters(model), parameters(headsearch.prune(model, found.best.removed))
+    assert (whole - narrow == weight["saved"]) or not exact
+    assert whole - narrow >= weight["saved"]
+    assert "That saves at least" in str(found) or exact
 
 
 def test_a_search_holds_no_memory_when_it_is_done(monkeypatch: pytest.MonkeyPatch) -> None:

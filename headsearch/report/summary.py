@@ -41,7 +41,7 @@ def search_claims(result: dict[str, Any]) -> list[str]:
         f"{result['evaluations']:g} evaluations, {result['gradient_passes']} gradient passes, "
         f"{result['expansions']} expansions, {result['wall_seconds']:.0f} s; "
         f"stopped: {result['stopped']}.",
-        _optimal_text(result, weight["optimal"]),
+        _optimal_text(result, weight),
         *_assumed_lines(bound),
     ]
 
@@ -55,10 +55,10 @@ def plain_scores(result: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]
     return plain["baseline"], plain["best"]
 
 
-def _optimal_text(result: dict[str, Any], optimal: bool) -> str:
+def _optimal_text(result: dict[str, Any], weight: dict[str, Any]) -> str:
     """Say whether more could go, and by what that is known."""
-    if not optimal:
-        return "No claim that more is impossible: the search did not score every set of heads."
+    if not weight["optimal"]:
+        return f"No claim that more is impossible: {_open_text(result, weight)}."
     if result["best"]["heads_removed"] == result["heads"]:
         return "This is the most that can go: all heads went."
     dtype = result.get("engine", {}).get("dtype", "float32")
@@ -68,13 +68,23 @@ def _optimal_text(result: dict[str, Any], optimal: bool) -> str:
     )
 
 
+def _open_text(result: dict[str, Any], weight: dict[str, Any]) -> str:
+    """Say why it is not known whether more could go."""
+    if result["stopped"] != "frontier exhausted":
+        return "the search did not score every set of heads"
+    if weight.get("exact", True):
+        return "sets of heads that met the budget in the search did not by the plain forward"
+    return "heads share keys and values, so that a set may save more than is counted"
+
+
 def _saved_lines(weight: dict[str, Any]) -> list[str]:
     """Say what was to be saved, where that is not the number of heads."""
     if weight["kind"] == "heads":
         return []
     of = "of their parameters" if weight["kind"] == "parameters" else "of attention's time"
+    least = "" if weight.get("exact", True) else "at least "
     return [
-        f"That saves {weight['saved']:,} of {weight['total']:,} {weight['unit']} "
+        f"That saves {least}{weight['saved']:,} of {weight['total']:,} {weight['unit']} "
         f"({weight['saved'] / weight['total']:.0%} {of})."
     ]
 

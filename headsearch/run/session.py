@@ -6,8 +6,8 @@ import importlib.metadata
 import math
 import platform
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -19,6 +19,7 @@ from headsearch.engine.executor import Workers
 from headsearch.errors import ModelError
 from headsearch.heads import HeadSet
 from headsearch.memo.store import MemoStore
+from headsearch.model.families import share_keys
 from headsearch.run import source
 from headsearch.run.certify import population
 from headsearch.run.config import RunConfig
@@ -28,8 +29,9 @@ from headsearch.run.tally import Tally
 from headsearch.run.verify import first_verified, on_gpu, plain_score, stricter
 from headsearch.search.astar import Result, Settings, search
 from headsearch.search.ledger import BrokenBaseline, finite
+from headsearch.search.points import operating_points, safer_points
 from headsearch.search.problem import Node, Problem
-from headsearch.search.weight import Weight
+from headsearch.search.weight import HEADS, Weight
 from headsearch.task.metric import Score
 
 RESULT_FORMAT = 1
@@ -205,11 +207,15 @@ def _report(
 
     plain_baseline = score(HeadSet())
     threshold = stricter(found.threshold, task.objective.threshold(plain_baseline, config.max_drop))
-    verified = first_verified(score, [node.heads for node in found.candidates], threshold)
+    heads_of = [node.heads for node in found.candidates]
+    verified, refuted = first_verified(score, heads_of, threshold)
+    points, safer = _corrected(found, refuted, config.metric)
     # The full model always meets its own threshold, but the search's and the plain path's
     # baselines may differ by a rounded example; then it stands, unverified.
     heads, plain = verified or (HeadSet(), plain_baseline)
     best = next(node for node in found.candidates if node.heads == heads)
+    # Else a set may save more than its number of heads says.
+    exact = saves.kind == HEADS or not share_keys(task.model)
     return {
         "format": RESULT_FORMAT,
         "headsearch": __version__,
@@ -226,12 +232,13 @@ def _report(
             "total": saves.total,
             "saved": best.weight,
             "bound": found.bound,
-            "optimal": found.bound == best.weight,
+            "exact": exact,
+            "optimal": found.bound == best.weight and (exact or best.weight == saves.total),
         },
         "baseline": score_json(found.baseline.score),
         "best": _node_json(task, best),
-        "operating_points": [_node_json(task, node) for node in found.points],
-        "safer_points": [_node_json(task, node) for node in found.safer],
+        "operating_points": [_node_json(task, node) for node in points],
+        "safer_points": [_node_json(task, node) for node in safer],
         "certificate": {
             "verified": verified is not None,
             "plain": {"baseline": score_json(plain_baseline), "best": score_json(plain)},
@@ -239,7 +246,7 @@ def _report(
             "population": population(
                 task,
                 config,
-                [node for node in found.points if node.feasible],
+                [node for node in points if node.feasible],
                 best,
                 partial(checking, "certifying"),
             ),
@@ -252,6 +259,19 @@ def _report(
         "engine": workers.describe(),
         "environment": environment(),
     }
+
+
+def _corrected(
+    found: Result, refuted: Mapping[HeadSet, Score], metric: str
+) -> tuple[list[Node], list[Node]]:
+    """Return operating and safer points by what the plain path says of states that it refuted."""
+    pruned = {heads: score for heads, score in refuted.items() if heads.bits}
+    if not pruned:
+        return found.points, found.safer
+    nodes = {node.heads: node for node in (*found.points, *found.candidates)}
+    for heads, score in pruned.items():
+        nodes[heads] = replace(nodes[heads], score=score, feasible=False)
+    return operating_points(nodes.values()), safer_points(nodes.values(), metric)
 
 
 def score_json(score: Score) -> dict[str, Any]:

@@ -76,14 +76,16 @@ def stricter(first: Threshold, second: Threshold) -> Threshold:
 
 def first_verified(
     score: Callable[[HeadSet], Score], candidates: Sequence[HeadSet], threshold: Threshold
-) -> tuple[HeadSet, Score] | None:
-    """Return the first candidate that meets the threshold, with its score; None if none does.
+) -> tuple[tuple[HeadSet, Score] | None, dict[HeadSet, Score]]:
+    """Return the first candidate that meets the threshold, and those before it, with their scores.
 
     The search's own scores differ from the plain path's by rounding, so an example that lies on
-    the decision boundary may flip; then the next best candidate is tried.
+    the decision boundary may flip; then the next best candidate is tried. None if none meets it.
     """
+    refuted = dict[HeadSet, Score]()
     for candidate in candidates:
         found = score(candidate)
         if threshold.feasible(found):
-            return candidate, found
-    return None
+            return (candidate, found), refuted
+        refuted[candidate] = found
+    return None, refuted

@@ -218,7 +218,7 @@ class _Search:
         settings, since_better = self.settings, 0
         while len(self.frontier):
             if self.ledger.best.weight == self.problem.weight.total:
-                return "every head removed"
+                return "all that can be saved is saved"
             if settings.patience is not None and since_better >= settings.patience:
                 return f"{settings.patience} expansions without a better state"
             if settings.max_expansions is not None and self.expansions >= settings.max_expansions:

@@ -44,7 +44,7 @@ class Sharpener:
         ledger, root = self._ledger, HeadSet()
         limit = ledger.evaluations + self._evaluations
         path, expected = self._path(self._taken())
-        while ledger.evaluations < limit:
+        while ledger.evaluations + 1 <= limit:  # each may have to be scored to the end
             length, shortest = self._next(path, expected)
             if length is None and shortest is None:
                 return

@@ -149,6 +149,21 @@ def test_results_of_before_there_were_certificates_are_shown_too() -> None:
     assert lines(None)[-1].splitlines()[-1] == "layer 0  ··█  1 of 3"
 
 
+REFUTED = (
+    "impossible: sets of heads that met the budget in the search did not by the plain forward."
+)
+SHARED = "impossible: heads share keys and values, so that a set may save more than is counted."
+
+
+@pytest.mark.parametrize(("exact", "said"), [(True, REFUTED), (False, SHARED)])
+def test_what_is_said_where_all_sets_were_scored(exact: bool, said: str) -> None:
+    weight = {"kind": "parameters", "unit": "parameters", "saved": 10, "total": 20}
+    weight |= {"exact": exact, "optimal": False}
+    text = lines(None, weight=weight, stopped="frontier exhausted")
+    assert sum(said in line for line in text) == 1
+    assert ("That saves at least 10 of 20" in "\n".join(text)) is not exact
+
+
 @pytest.mark.parametrize(
     ("removed", "optimal", "dtype", "said"),
     [

@@ -27,6 +27,7 @@ from headsearch.model.families.registry import (
     max_tokens,
     reads_images,
     register_family,
+    share_keys,
     vocabulary,
 )
 from headsearch.model.families.slicing import head_rows, take_inputs, take_outputs
@@ -55,6 +56,7 @@ __all__ = [
     "max_tokens",
     "reads_images",
     "register_family",
+    "share_keys",
     "take_inputs",
     "take_outputs",
     "vocabulary",

@@ -192,6 +192,17 @@ def least_first(model: nn.Module) -> list[list[int]]:
     return orders
 
 
+def share_keys(model: nn.Module) -> bool:
+    """Whether heads share keys and values: what goes with one then depends on which others go."""
+    family = family_of(model)
+    if not hasattr(family, "groups"):
+        return False
+    counts = head_map(model).heads_per_layer
+    return any(
+        len(set(family.groups(model, layer))) < heads for layer, heads in enumerate(counts) if heads
+    )
+
+
 def vocabulary(model: nn.Module) -> int | None:
     """Return how many tokens the model has embeddings of; None where that can't be told."""
     whole: Any = model
