@@ -38,6 +38,8 @@ FILL_FACTOR = 4
 FEW_STATES = 8
 # Layouts of other orders that are kept: a climb asks several times in its parent's.
 ORDERS_KEPT = 16
+# Sums of shares of examples are not exact.
+LEAST_SHARE = 1e-9
 # Pieces of examples that are remembered; what some other of a state was scored on is not known, and
 # it is not scored ahead.
 NUMBERS_KEPT = 1 << 15
@@ -60,6 +62,11 @@ class Counts:
     gradients: float = 0.0
     speculative: float = 0.0
     used: float = 0.0
+
+    @property
+    def asked_for(self) -> bool:
+        """Whether anything was computed that was asked for, then or later."""
+        return self.computed + self.gradients - self.speculative + self.used > LEAST_SHARE
 
 
 class Dispatcher:

@@ -142,7 +142,9 @@ def _put(bundle: ModelBundle, data: BatchedData) -> tuple[Any, Any]:
     return ray.put(model), ray.put(shared)
 
 
-def independent_there(bundle: ModelBundle, data: BatchedData, dtype: str, gpus: float) -> bool:
+def independent_there(
+    bundle: ModelBundle, data: BatchedData, dtype: str, gpus: float, threads: int | None
+) -> bool:
     """Return `Scorer.independent` of a worker on the cluster that this process is connected to.
 
     Waits until the cluster has a GPU, as long as the search would, and tries another where a worker
@@ -152,7 +154,7 @@ def independent_there(bundle: ModelBundle, data: BatchedData, dtype: str, gpus: 
         EngineError: the worker can't be started, or there was no GPU for too long.
     """
     model, shared = _put(bundle, data)
-    plan = {"threads": None, "gpus": gpus, "dtype": dtype, "cache_bytes": 0}
+    plan = {"threads": threads, "gpus": gpus, "dtype": dtype, "cache_bytes": 0}
     worker = ray.remote(ScoringActor).options(num_cpus=1, num_gpus=gpus)
     for left in reversed(range(MAX_DEATHS)):
         actor = worker.remote("headsearch tries out a device", model, shared, plan)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -46,6 +48,18 @@ def make_evaluator(
             f"the model ({size:.1f} GiB) does not fit the memory of a worker's {device} device; "
             "use a larger device, more `--gpus-per-worker`, or a smaller dtype"
         ) from None
+
+
+@contextmanager
+def with_threads(count: int | None) -> Iterator[None]:
+    """Compute with so many CPU threads meanwhile; None: as many as there are."""
+    before = torch.get_num_threads()
+    if count is not None:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @float32_convolutions()

@@ -300,7 +300,7 @@ class SqliteStore:
         """Turn the errors of SQLite and of the file system into one clear line."""
         try:
             yield
-        except (sqlite3.Error, OSError) as error:
+        except (sqlite3.Error, OSError, OverflowError) as error:
             # Python 3.10 doesn't give SQLite's code, so its text, which is fixed, has to tell.
             text = str(error)
             if "not a database" in text:

@@ -8,10 +8,17 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from headsearch.errors import HeadsearchError, InputError, ModelError, RunFolderError
+from headsearch.errors import (
+    HeadsearchError,
+    InputError,
+    ModelError,
+    RunFolderError,
+    StorageError,
+)
 from headsearch.heads import HeadSet
 from headsearch.model.checkpoint import load_model
 from headsearch.model.families import kind_of
@@ -148,8 +155,9 @@ def _search(
             except KeyboardInterrupt:
                 progress.write("interrupted")
                 raise
-            except Exception:
-                progress.write("failed")
+            except BaseException:
+                with suppress(StorageError):  # what ended the search is what is to be said
+                    progress.write("failed")
                 raise
         finally:
             store.close()
@@ -255,6 +263,8 @@ def _verify_run(
     mask, result = folder.read_json(MASK), folder.read_json(RESULT)
     if mask is None:
         raise RunFolderError(f"{folder.path} has no {MASK} yet: the run is not done")
+    if result is not None:
+        folder.check_alike(result, mask)
     asked, fingerprint = folder.config()
     # The certify split has had its say.
     config = dataclasses.replace(asked.allowing(map_by), certify_data=None, certify_split=None)

@@ -133,6 +133,11 @@ class RunConfig:
             value = getattr(self, name)
             if value is not None and not 0 <= value < math.inf:  # also False for NaN
                 raise InputError(f"`{name}` must not be negative but got {value}")
+        gpus = self.gpus_per_worker or 0.0
+        if gpus > 1 and gpus % 1:
+            raise InputError(
+                f"`gpus_per_worker` must be a share of one GPU or a whole number but got {gpus}"
+            )
         if self.engine == "inline" and (self.workers or 1) > 1:
             raise InputError(
                 f"the inline engine has 1 worker but `workers` is {self.workers}; use engine ray"

@@ -9,7 +9,7 @@ import torch
 
 from headsearch.engine.executor import Plan, Workers
 from headsearch.engine.inline import InlineWorkers
-from headsearch.engine.worker import independent
+from headsearch.engine.worker import independent, with_threads
 from headsearch.errors import InputError
 from headsearch.memo.sqlite import SqliteStore
 from headsearch.memo.store import MemoStore
@@ -18,12 +18,14 @@ from headsearch.run.machine import machine_cpus, machine_memory
 from headsearch.run.prepare import Task
 from headsearch.scoring.base import DEFAULT_CACHE_BYTES
 from headsearch.task.readout import EXAMPLES
-from headsearch.task.shards import lay_out
+from headsearch.task.shards import PIECE_BYTES, lay_out
 
 # Scores of one expansion that a worker should get at least: more workers than that are no use.
 SCORES_PER_WORKER = 32
 # A worker's memory beside model and cache: the process with torch, and activations of a batch.
 WORKER_BYTES = 1 << 30
+# An answer is computed, put together and sent.
+COPIES = 3
 
 
 @dataclass(frozen=True)
@@ -66,17 +68,17 @@ def choose(config: RunConfig, task: Task) -> Choice:
     useful = max(1, len(task.data.batches) * task.shape.total // SCORES_PER_WORKER)
     workers = 1 if config.engine == "inline" else config.workers
     if workers is None:
-        room = int(gpus / per_worker) if per_worker else _cpu_workers(config, task, cpus)
+        room = _per_gpus(gpus, per_worker) if per_worker else _cpu_workers(config, task, cpus)
         workers = max(1, min(room, useful))
-    elif per_worker * workers > gpus_at_most:
+    if per_worker * workers > gpus_at_most:
         raise InputError(
             f"{workers} workers with {per_worker:g} GPUs each need {per_worker * workers:g} GPUs "
             f"but there are {gpus_at_most}"
         )
-    elif config.ray_address is not None and not per_worker and workers * (threads or 1) > cpus > 0:
+    if config.ray_address is not None and not per_worker and workers * (threads or 1) > cpus > 0:
         raise InputError(
-            f"{workers} workers with {threads or 1} threads each need {workers * (threads or 1)} "
-            f"CPUs but the cluster has {cpus}"
+            f"{workers} {'worker' if workers == 1 else 'workers'} with {threads or 1} threads each "
+            f"need {workers * (threads or 1)} CPUs but the cluster has {cpus}"
         )
     inline = config.engine == "inline" or (
         config.engine == "auto" and workers == 1 and config.ray_address is None
@@ -88,11 +90,12 @@ def choose(config: RunConfig, task: Task) -> Choice:
         layout=lay_out(
             task.data,
             config.shards or (1 if inline else min(workers, len(task.data.batches))),
-            independent=_independent(task, config, per_worker),
+            independent=_independent(task, config, per_worker, inline),
+            row_bytes=_row_bytes(task),
         ),
         # Ray's workers share the machine: each gets a thread count of its own. The inline
         # engine has it to itself, and leaves torch's setting as it is.
-        threads=threads if inline else threads or 1,
+        threads=_threads(config, inline),
         gpus=per_worker,
         dtype=config.dtype,
         cache_bytes=None if config.cache_mb is None else config.cache_mb << 20,
@@ -129,6 +132,13 @@ def open_memo(workers: Workers, path: Path, fingerprint: str) -> MemoStore:
     return RayMemo(path, fingerprint)
 
 
+def _per_gpus(gpus: int, per_worker: float) -> int:
+    """How many workers GPUs are enough for; a worker's share is of one GPU."""
+    if per_worker < 1:
+        return gpus * int(1 / per_worker)
+    return int(gpus / per_worker)
+
+
 def _cpu_workers(config: RunConfig, task: Task, cpus: int) -> int:
     """How many workers CPUs are enough for, and on this machine memory too."""
     by_cpus = cpus // (config.threads_per_worker or 1)
@@ -137,18 +147,30 @@ def _cpu_workers(config: RunConfig, task: Task, cpus: int) -> int:
     return min(by_cpus, max(1, machine_memory() // worker_bytes(config, task)))
 
 
-def _independent(task: Task, config: RunConfig, gpus: float) -> bool:
+def _threads(config: RunConfig, inline: bool) -> int | None:
+    """Return a worker's CPU threads; None leaves torch's own setting."""
+    return config.threads_per_worker if inline else config.threads_per_worker or 1
+
+
+def _independent(task: Task, config: RunConfig, gpus: float, inline: bool) -> bool:
     """Whether an example's outputs do not depend on those beside it, to the last bit.
 
-    That is tried out on a device like those of the workers.
+    That is tried out on a device like those of the workers, with as many threads as they have.
     """
     if task.data.kind != EXAMPLES:
         return False
+    threads = _threads(config, inline)
     if gpus and not torch.cuda.is_available():
         from headsearch.engine.ray_workers import independent_there
 
-        return independent_there(task.bundle, task.data, config.dtype, gpus)
-    return independent(task.bundle, task.data, config.dtype, gpus)
+        return independent_there(task.bundle, task.data, config.dtype, gpus, threads)
+    with with_threads(threads):
+        return independent(task.bundle, task.data, config.dtype, gpus)
+
+
+def _row_bytes(task: Task) -> int:
+    """Return the bytes of an example's gradients, or of its outputs where there are none."""
+    return 4 * task.objective.classes * (task.shape.total if task.gradients else 1)
 
 
 def _machine() -> tuple[int, int]:
@@ -157,7 +179,8 @@ def _machine() -> tuple[int, int]:
 
 
 def worker_bytes(config: RunConfig, task: Task) -> int:
-    """Return what a worker may take of memory: model, parent cache, process and activations."""
+    """Return what a worker may take of memory: model, cache, process, activations and answers."""
     model = sum(array.nbytes for array in task.bundle.arrays.values())
     cache = DEFAULT_CACHE_BYTES if config.cache_mb is None else config.cache_mb << 20
-    return model + cache + WORKER_BYTES
+    answers = min(PIECE_BYTES, len(task.data.labels) * _row_bytes(task))
+    return model + cache + WORKER_BYTES + COPIES * answers

@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from headsearch import __version__
-from headsearch.errors import ModelError, RunFolderError
-from headsearch.heads import HeadMap, HeadSet
+from headsearch.errors import ModelError
+from headsearch.heads import HeadSet
 from headsearch.model.bundle import bundle
 from headsearch.model.checkpoint import load_config, load_model, load_pruned, write_pruned
 from headsearch.model.families import head_map, reads_images
@@ -34,7 +34,7 @@ from headsearch.model.staging import check_free, staged
 from headsearch.model.stock import auto_class, stock_class
 from headsearch.model.zeroed import zeroed
 from headsearch.run.config import RunConfig
-from headsearch.run.folder import MASK, RESULT, RunFolder
+from headsearch.run.folder import MASK, RunFolder
 from headsearch.run.points import operating_point
 from headsearch.run.session import environment
 
@@ -80,12 +80,13 @@ def export(
         require_onnx()
     run = RunFolder.open(folder)
     config, _ = run.config()
-    result, mask = run.read_json(RESULT), run.read_json(MASK)
-    if result is None or mask is None:
-        raise RunFolderError(f"{folder} has no {RESULT} and {MASK} yet: the run is not done")
+    result, mask = run.answers()
     point = operating_point(result, heads, safer, certified)
     model, tokenizer = load_model(config.model)
-    shape, removed = _heads_of(run, model, result, mask, point)
+    shape = head_map(model)
+    shape.from_mask_for(mask)  # or it is of another model
+    run.check_weights(bundle(model).weights_fingerprint())
+    removed = shape.from_pairs(point["removed"])
     names = input_names(model, tokenizer)
     apart = 0.0  # of ONNX Runtime from the narrow model
     with staged(out) as place:
@@ -119,24 +120,6 @@ def export(
         (place / MASK).write_text(text, encoding="utf-8")
         (place / CARD).write_text(card(exported), encoding="utf-8")
     return exported
-
-
-def _heads_of(
-    run: RunFolder,
-    model: nn.Module,
-    result: dict[str, Any],
-    mask: dict[str, Any],
-    point: dict[str, Any],
-) -> tuple[HeadMap, HeadSet]:
-    """Return the model's heads and those to remove, once model, mask and result agree."""
-    shape = head_map(model)
-    if shape.pairs(shape.from_mask_for(mask)) != result["best"]["removed"]:
-        raise RunFolderError(
-            f"{MASK} and {RESULT} of {run.path} are not of the same heads; "
-            f"`headsearch resume {run.path}` writes both anew"
-        )
-    run.check_weights(bundle(model).weights_fingerprint())
-    return shape, shape.from_pairs(point["removed"])
 
 
 def _as_saved(made: nn.Module, name: str) -> nn.Module:

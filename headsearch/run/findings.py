@@ -15,7 +15,7 @@ from headsearch.heads import HeadSet
 from headsearch.model.checkpoint import load_model
 from headsearch.model.plain import plain_outputs
 from headsearch.run.config import RunConfig
-from headsearch.run.folder import CONFIG, MASK, RESULT, TRANSCRIPT, RunFolder
+from headsearch.run.folder import CONFIG, TRANSCRIPT, RunFolder
 from headsearch.run.prepare import load_data, make_task
 from headsearch.task.data import Examples
 from headsearch.task.holdout import hold_out
@@ -48,10 +48,7 @@ def gather(path: Path, with_examples: bool = True, map_by: str | None = None) ->
     """
     folder = RunFolder.open(path)
     config, fingerprint = folder.config()
-    result, mask = folder.read_json(RESULT), folder.read_json(MASK)
-    if result is None or mask is None:
-        lacking = RESULT if result is None else MASK
-        raise RunFolderError(f"{path} has no {lacking} yet: the run is not done")
+    result, mask = folder.answers()
     changes: dict[str, Any] = {"missing": "they were not asked for"}
     if with_examples:
         try:

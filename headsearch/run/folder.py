@@ -19,6 +19,7 @@ from typing import Any
 
 from headsearch import __version__
 from headsearch.errors import RunFolderError, StorageError
+from headsearch.heads import HeadMap
 from headsearch.run.config import RunConfig
 
 FORMAT = 1
@@ -129,6 +130,33 @@ class RunFolder:
         """
         if self.weights not in (None, found):
             raise RunFolderError(f"the model's weights differ from those that {self.path} searched")
+
+    def answers(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the contents of `result.json` and `mask.json`.
+
+        Raises:
+            RunFolderError: the run is not done, or they are of two searches.
+        """
+        result, mask = self.read_json(RESULT), self.read_json(MASK)
+        if result is None or mask is None:
+            lacking = RESULT if result is None else MASK
+            raise RunFolderError(f"{self.path} has no {lacking} yet: the run is not done")
+        self.check_alike(result, mask)
+        return result, mask
+
+    def check_alike(self, result: dict[str, Any], mask: dict[str, Any]) -> None:
+        """Raise RunFolderError if a result and a mask are not of the same heads.
+
+        A process that ends between writing the one and the other leaves them so.
+        """
+        shape, removed = HeadMap.from_mask(mask)
+        if "best" not in result or shape.total != result.get("heads"):
+            return  # what is wrong there is said by who needs it
+        if shape.pairs(removed) != result["best"]["removed"]:
+            raise RunFolderError(
+                f"{MASK} and {RESULT} of {self.path} are not of the same heads; "
+                f"`headsearch resume {self.path}` writes both anew"
+            )
 
     def write_config(
         self,
@@ -270,10 +298,8 @@ def _locked(file: int) -> bool:
 def check_free(path: Path) -> None:
     """Raise RunFolderError if there is something at the path already."""
     if path.exists() or path.is_symlink():
-        raise RunFolderError(
-            f"the run folder must not exist yet: {path} "
-            f"(go on with it by `headsearch resume {path}`)"
-        )
+        hint = f" (go on with it by `headsearch resume {path}`)" if (path / CONFIG).exists() else ""
+        raise RunFolderError(f"the run folder must not exist yet: {path}{hint}")
 
 
 @contextmanager

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from headsearch.errors import InputError, StorageError
 from headsearch.run import engines
@@ -54,10 +57,13 @@ def make_plan(config: RunConfig, out: Path, price: float | None = None) -> dict[
     parent = _existing_parent(out)
     task = load_task(config)
     choice = engines.choose(config, task)
-    speed = probe(task, choice.plan, PROBE_SECONDS)
+    no_gpu = choice.plan.gpus > 0 and not torch.cuda.is_available()  # a cluster's head
+    tried = replace(choice.plan, gpus=0, dtype="float32") if no_gpu else choice.plan
+    speed = probe(task, tried, PROBE_SECONDS)
     evaluations = expected_evaluations(task.shape.total, config)
     each, memory = engines.worker_bytes(config, task), machine_memory()
-    disk, free = _memo_bytes(task, evaluations), shutil.disk_usage(parent).free
+    disk = _memo_bytes(task, config, choice, speed, evaluations)
+    free = shutil.disk_usage(parent).free
     if disk > free:
         raise StorageError(f"the scores may take {_size(disk)} but {parent} has {_size(free)} free")
     times = []
@@ -72,6 +78,8 @@ def make_plan(config: RunConfig, out: Path, price: float | None = None) -> dict[
         )
     if config.ray_address is not None:
         warnings.append("the speed is this machine's, as if the cluster's workers were like it")
+    if no_gpu:
+        warnings.append("the speed is that of this machine's CPU in float32: it has no GPU")
     return {
         "metric": config.metric,
         "max_drop": config.max_drop,
@@ -137,9 +145,22 @@ def _times(
     return rows
 
 
-def _memo_bytes(task: Task, evaluations: Range | None) -> int:
-    """Return what a memo may grow to: float32 outputs, and gradients of each head beside them."""
-    count = 0.0 if evaluations is None else evaluations.high
+def _memo_bytes(
+    task: Task,
+    config: RunConfig,
+    choice: engines.Choice,
+    speed: Speed,
+    evaluations: Range | None,
+) -> int:
+    """Return what a memo may grow to: float32 outputs, and gradients of each head beside them.
+
+    No more than workers can score within a time limit; where nothing ends a search, what it may
+    come to is not known.
+    """
+    ends = [] if evaluations is None else [evaluations.high]
+    if config.time_limit is not None:
+        ends.append(choice.plan.workers * config.time_limit / speed.evaluation)
+    count = min(ends, default=0.0)
     values = count + _gradients(task) * task.shape.total
     return int(MEMO_OVERHEAD * 4 * values * len(task.data.labels) * task.objective.classes)
 

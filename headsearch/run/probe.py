@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from headsearch.engine.executor import Plan
-from headsearch.engine.worker import make_evaluator
+from headsearch.engine.worker import make_evaluator, with_threads
 from headsearch.heads import HeadMap, HeadSet
 from headsearch.model.plain import plain_outputs
 from headsearch.run.prepare import Task
@@ -60,7 +57,7 @@ def probe(task: Task, plan: Plan, seconds: float) -> Speed:
     """
     parent, children = _asked(task.shape)
     costs, tokens, began = list[np.ndarray](), 0, time.monotonic()
-    with _threads(plan.threads):
+    with with_threads(plan.threads):
         evaluator = make_evaluator(
             task.bundle, task.data, dtype=plan.dtype, gpus=plan.gpus, cache_bytes=plan.cache_bytes
         )
@@ -118,14 +115,3 @@ def _spread(data: BatchedData) -> list[int]:
 
 def _tokens(batch: Batch) -> int:
     return int(batch.lengths.sum())
-
-
-@contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    before = torch.get_num_threads()
-    if count is not None:
-        torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -91,7 +91,7 @@ def run_search(
         on_incumbent: given each state that is better than all before it, as in `result.json`.
         settings: how to search, in place of what the configuration says.
     """
-    started = time.monotonic()
+    started = began = time.monotonic()
 
     tally = Tally(task.shape, config, len(task.data.labels))
     live = {"best_heads_removed": 0.0, "evaluations": 0.0}
@@ -133,8 +133,12 @@ def run_search(
         watcher.on_progress(tally.values())
 
     def should_stop() -> str | None:
+        nonlocal began
+        if not dispatcher.counts.asked_for:
+            began = time.monotonic()  # so far all was known: going on begins here
+            return None
         limit = config.time_limit
-        spent = limit is not None and time.monotonic() - started >= limit
+        spent = limit is not None and time.monotonic() - began >= limit
         return "time limit reached" if spent else None
 
     problem = Problem(

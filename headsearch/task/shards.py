@@ -27,6 +27,9 @@ from headsearch.task.readout import EXAMPLES
 # Pieces of each round for every shard; more than one, so that a worker that is done early can take
 # what is left of another's.
 PIECES_PER_SHARD = 2
+# Nor may what is computed of a piece for one state be larger, in bytes: it travels and is stored in
+# one, and SQLite takes no more than 1e9.
+PIECE_BYTES = 1 << 27
 # A piece of examples is not cut smaller than this.
 LEAST_EXAMPLES = 16
 
@@ -72,6 +75,7 @@ class Layout:
         shards: how many shards there are.
         lengths: tokens of each example.
         independent: whether an example's outputs do not depend on those beside it, to the last bit.
+        row_bytes: of the largest that is computed for one state, gradients, of an example.
     """
 
     offsets: tuple[int, ...]
@@ -80,6 +84,7 @@ class Layout:
     shards: int
     lengths: tuple[int, ...] = ()
     independent: bool = False
+    row_bytes: int = 0
 
     @property
     def rows(self) -> int:
@@ -217,13 +222,15 @@ def rounds(batches: int) -> tuple[Span, ...]:
     return tuple(spans)
 
 
-def lay_out(data: BatchedData, shards: int, independent: bool = False) -> Layout:
+def lay_out(
+    data: BatchedData, shards: int, independent: bool = False, row_bytes: int = 0
+) -> Layout:
     """Cut the batches.
 
     Args:
         data: the batches.
         shards: for how many sets of workers.
-        independent: see `Layout`.
+        independent, row_bytes: see `Layout`.
 
     Raises:
         InputError: there are fewer batches than shards.
@@ -237,7 +244,9 @@ def lay_out(data: BatchedData, shards: int, independent: bool = False) -> Layout
     spans: list[tuple[int, Span, int]] = []
     for number, whole in enumerate(rounds(most)):
         size = whole.stop - whole.first
-        count = 1 if shards == 1 else min(size, PIECES_PER_SHARD * shards)
+        rows = int(data.offsets[whole.stop] - data.offsets[whole.first])
+        wanted = 1 if shards == 1 else PIECES_PER_SHARD * shards
+        count = min(size, max(wanted, -(-rows * row_bytes // PIECE_BYTES)))
         for first, stop in cut(loads[whole.first : whole.stop], count):
             span = Span(whole.first + first, whole.first + stop)
             spans.append((number, span, sum(loads[span.first : span.stop])))
@@ -252,6 +261,7 @@ def lay_out(data: BatchedData, shards: int, independent: bool = False) -> Layout
         shards=shards,
         lengths=tuple(int(n) for n in data.lengths),
         independent=independent and data.kind == EXAMPLES,
+        row_bytes=row_bytes,
     )
 
 
@@ -269,6 +279,7 @@ def lay_out_in_order(base: Layout, examples: np.ndarray, ends: Sequence[int]) ->
         part = base.by_length(examples[span.first : span.stop])
         size = len(part) // LEAST_EXAMPLES
         count = 1 if base.shards == 1 else max(1, min(size, PIECES_PER_SHARD * base.shards))
+        count = max(count, -(-len(part) * base.row_bytes // PIECE_BYTES))
         for begin, end in cut([int(n) for n in base.tokens[part]], count):
             found.append((number, part[begin:end]))
     homes = _spread([int(base.tokens[part].sum()) for _, part in found], base.shards)

@@ -128,9 +128,9 @@ def test_a_worker_tells_whether_examples_depend_on_each_other_on_its_device(
     ray_cluster: None,
 ) -> None:
     """As where the workers have GPUs and this process has none."""
-    assert independent_there(BUNDLE, DATA, "float32", 0.0)
+    assert independent_there(BUNDLE, DATA, "float32", 0.0, 1)
     with pytest.raises(EngineError, match="could not try out a worker's device:"):
-        independent_there(BUNDLE, DATA, "float31", 0.0)
+        independent_there(BUNDLE, DATA, "float31", 0.0, None)
 
 
 def test_inline_puts_torchs_thread_count_back() -> None:

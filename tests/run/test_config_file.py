@@ -101,6 +101,7 @@ def test_every_option_can_be_in_a_file(tmp_path: Path) -> None:
         ('{"split": {}}', "`split` must be a text but got {}"),
         ('{"time_limit": "soon"}', "a duration must be like 90, 30m, 1.5h or 1h30m but got 'soon'"),
         ('{"time_limit": Infinity}', "`time_limit` must not be negative but got inf"),
+        ('{"gpus_per_worker": 1.5}', "`gpus_per_worker` must be a share of one GPU or a whole num"),
         ('{"gpus_per_worker": -1' + "0" * 400 + "}", "`gpus_per_worker` must not be negative"),
         ('{"certify_data": "a", "certify_fraction": 0.5}', "exclude each other"),
         ('{"seed": 1, "seed": 2}', "`seed` must be given once in a configuration but is there twi"),

@@ -155,6 +155,63 @@ def test_a_run_is_gone_on_with_from_another_folder(
     assert "are not those that were searched" in headsearch("verify", "../here/run").out
 
 
+def test_a_time_limit_counts_from_where_a_run_goes_on(run: Path, headsearch: Any) -> None:
+    before = json.loads((run / "result.json").read_text())
+    assert headsearch("resume", run, "--time-limit", "0s", "--patience", 9, "--quiet").code == 0
+    after = json.loads((run / "result.json").read_text())
+    assert after["stopped"] == before["stopped"] == "evaluation budget spent"
+    more = ("--max-evaluations", 60, "--time-limit", "0s", "--quiet")
+    assert headsearch("resume", run, *more).code == 0
+    after = json.loads((run / "result.json").read_text())
+    assert after["stopped"] == "time limit reached"
+    assert after["evaluations"] >= before["evaluations"]
+    assert after["best"]["heads_removed"] >= before["best"]["heads_removed"]
+
+
+@pytest.mark.parametrize("name", ["verify", "report", "export"])
+def test_a_mask_and_a_result_of_two_searches_are_refused(
+    name: str, run: Path, headsearch: Any, tmp_path: Path
+) -> None:
+    mask = json.loads((run / "mask.json").read_text())
+    mask["removed"] = {"0": [0]}
+    (run / "mask.json").write_text(json.dumps(mask))
+    out = ("--format", "narrow", "--out", tmp_path / "small") if name == "export" else ()
+    refused = headsearch(name, run, *out)
+    assert (refused.code, refused.out) == (2, "")
+    assert "mask.json and result.json of" in refused.err
+    assert f"`headsearch resume {run}` writes both anew" in refused.err
+    assert headsearch("resume", run, "--quiet").code == 0
+    assert headsearch("verify", run).code == 0
+
+
+def test_a_folder_that_is_no_run_is_not_said_to_be_one(
+    run: Path, assets: Any, headsearch: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    for folder, hint in ((tmp_path / "empty", False), (run, True)):
+        refused = headsearch("run", assets.model, "--data", assets.data, "--out", folder)
+        assert refused.code == 2
+        assert "the run folder must not exist yet" in refused.err
+        assert ("headsearch resume" in refused.err) is hint
+
+
+def test_what_ends_a_search_is_said_where_not_even_that_can_be_written(
+    run: Path, headsearch: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: Any, **options: Any) -> None:
+        monkeypatch.setattr(RunFolder, "write_json", refusing)
+        raise StorageError("could not write to the memo: the disk is full")
+
+    def refusing(self: RunFolder, name: str, values: Any) -> None:
+        raise StorageError(f"could not write {name}: no space")
+
+    monkeypatch.setattr(command, "run_search", full)
+    refused = headsearch("resume", run, "--patience", 3)
+    assert refused.code == 2
+    assert "could not write to the memo: the disk is full" in refused.err
+    assert "progress.json" not in refused.err
+
+
 def test_a_run_of_a_cluster_is_gone_on_with_on_one_machine(run: Path, headsearch: Any) -> None:
     config = json.loads((run / "config.json").read_text())
     before = (run / "mask.json").read_bytes()

@@ -10,6 +10,8 @@ import torch
 from torch import nn
 
 from headsearch.engine import worker
+from headsearch.engine.ray_cluster import Capacity
+from headsearch.errors import InputError
 from headsearch.run import engines, verify
 from headsearch.run.config import RunConfig
 from headsearch.run.prepare import Task
@@ -22,6 +24,12 @@ CONFIG = RunConfig(model="m", data="d")
 TASK = Task(
     MODEL, BUNDLE, DATA, make_objective("accuracy", DATA.labels, 3), SHAPE, fingerprint="none"
 )
+
+
+def cluster(monkeypatch: pytest.MonkeyPatch, cpus: int, gpus: int) -> None:
+    """A running cluster that has so much."""
+    found = Capacity(cpus, gpus, None)
+    monkeypatch.setattr("headsearch.engine.ray_cluster.capacity", lambda address: found)
 
 
 @pytest.fixture(name="gpu")
@@ -57,19 +65,64 @@ def test_whether_examples_may_be_scored_in_any_order_is_tried_out_on_the_gpu(
 
 
 def test_a_cluster_is_asked_where_this_machine_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[float] = []
+    asked: list[tuple[float, int | None]] = []
 
-    def there(bundle: Any, data: Any, dtype: str, gpus: float) -> bool:
-        asked.append(gpus)
+    def there(bundle: Any, data: Any, dtype: str, gpus: float, threads: int | None) -> bool:
+        asked.append((gpus, threads))
         return True
 
     monkeypatch.setattr("headsearch.engine.ray_workers.independent_there", there)
-    found = type("Capacity", (), {"cpus": 4, "gpus": 8, "most_gpus": None})
-    monkeypatch.setattr("headsearch.engine.ray_cluster.capacity", lambda address: found)
+    cluster(monkeypatch, cpus=4, gpus=8)
     choice = engines.choose(dataclasses.replace(CONFIG, ray_address="auto"), TASK)
-    assert asked == [1.0]
+    assert asked == [(1.0, 1)]
     assert choice.plan.layout.independent
     assert choice.plan.gpus == 1
+
+
+@pytest.mark.parametrize(
+    ("gpus", "share", "workers"), [(2, 0.4, 4), (2, 0.25, 8), (3, 1.0, 3), (5, 2.0, 2)]
+)
+def test_a_workers_share_is_of_one_gpu(
+    gpus: int, share: float, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines, "SCORES_PER_WORKER", 1)
+    monkeypatch.setattr("headsearch.engine.ray_workers.independent_there", lambda *_: True)
+    cluster(monkeypatch, cpus=64, gpus=gpus)
+    config = dataclasses.replace(CONFIG, ray_address="auto", gpus_per_worker=share)
+    assert engines.choose(config, TASK).plan.workers == workers
+
+
+def test_workers_that_no_machine_of_a_cluster_has_cpus_for_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cluster(monkeypatch, cpus=2, gpus=0)
+    config = dataclasses.replace(CONFIG, ray_address="auto", threads_per_worker=4)
+    with pytest.raises(InputError, match="1 worker with 4 threads each need 4 CPUs but the clus"):
+        engines.choose(config, TASK)
+
+
+@pytest.mark.parametrize(
+    ("engine", "given", "used"), [("inline", 3, 3), ("inline", None, None), ("ray", None, 1)]
+)
+def test_independence_is_tried_with_as_many_threads_as_workers_have(
+    engine: str, given: int | None, used: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, seen = torch.get_num_threads(), list[int]()
+
+    def tried(*_: Any) -> bool:
+        seen.append(torch.get_num_threads())
+        return True
+
+    monkeypatch.setattr(engines, "independent", tried)
+    torch.set_num_threads(2)
+    try:
+        config = dataclasses.replace(CONFIG, engine=engine, threads_per_worker=given)
+        plan = engines.choose(config, TASK).plan
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert plan.threads == used
+    assert seen == [used or 2]
 
 
 def test_on_a_cpu_nothing_else_is_asked() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from headsearch.engine.ray_cluster import Capacity
 from headsearch.errors import StorageError
 from headsearch.report import plan_text
 from headsearch.report.plan_text import plan_lines
@@ -218,6 +219,33 @@ def test_a_disk_without_room_is_refused_and_too_little_memory_is_said(
         StorageError, match=r"the scores may take [0-9.]+ kB but .* has 1.0 kB free"
     ):
         make_plan(config, tmp_path / "run")
+
+
+def test_scores_on_disk_are_limited_by_time_where_nothing_else_ends_a_search(
+    config: RunConfig, tmp_path: Path
+) -> None:
+    def disk(**options: Any) -> int:
+        values = config.to_json() | {"patience": 0} | options
+        return int(make_plan(RunConfig(**values), tmp_path / "run")["disk_bytes"])
+
+    an_hour = disk(time_limit=3600.0)
+    assert an_hour > 100 * disk(time_limit=0.0) > 0
+    assert an_hour > disk(time_limit=3600.0, max_evaluations=10)
+
+
+def test_a_head_without_a_gpu_plans_for_a_cluster_that_has_some(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("headsearch.engine.ray_workers.independent_there", lambda *_: True)
+    found = Capacity(8, 2, None)
+    monkeypatch.setattr("headsearch.engine.ray_cluster.capacity", lambda address: found)
+    values = config.to_json() | {"engine": "ray", "ray_address": "auto", "dtype": "bfloat16"}
+    planned = make_plan(RunConfig(**values), tmp_path / "run")
+    assert planned["gpus_per_worker"] == 1
+    assert planned["probe"]["evaluation"] > 0
+    assert (
+        "the speed is that of this machine's CPU in float32: it has no GPU" in planned["warnings"]
+    )
 
 
 def test_durations() -> None:

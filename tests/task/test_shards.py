@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -105,6 +106,21 @@ def test_pieces_of_an_order_cover_its_rounds(shards: int) -> None:
     again = lay_out_in_order(base, order.copy(), ends)
     assert again.pieces == layout.pieces
     assert lay_out_in_order(base, order[::-1], ends).pieces != layout.pieces
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_no_answer_of_a_piece_is_larger_than_may_be_stored(
+    shards: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("headsearch.task.shards.PIECE_BYTES", 1000)
+    data = data_with([7] * 300)
+    assert lay_out(data, shards, row_bytes=3) == replace(lay_out(data, shards), row_bytes=3)
+    layout = lay_out(data, shards, row_bytes=50)
+    assert max(layout.rows_of(piece.span) for piece in layout.pieces) in (19, 20)
+    order = np.random.default_rng(0).permutation(300)
+    found = lay_out_in_order(layout, order, (130, 300))
+    assert max(layout.rows_of(piece.span) for piece in found.pieces) <= 20
+    assert sorted(np.concatenate([piece.where for piece in found.pieces])) == list(range(300))
 
 
 def test_shards_have_about_the_same_load() -> None:
