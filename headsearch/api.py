@@ -15,11 +15,12 @@ from headsearch.errors import InputError
 from headsearch.heads import HeadSet
 from headsearch.memo.memory import MemoryStore
 from headsearch.memo.store import MemoStore
-from headsearch.model.as_it_is import as_it_is, is_float32_on_cpu
+from headsearch.model.as_it_is import as_it_is, is_float32_on_cpu, is_patched
 from headsearch.model.bundle import rebuild
 from headsearch.model.checkpoint import load_pruned, save_pruned
 from headsearch.model.families import head_map, kind_of, reads_images, register_family
 from headsearch.model.narrow import narrowed
+from headsearch.model.plain import check_alike
 from headsearch.report import page
 from headsearch.report.console import Progress
 from headsearch.report.figures import require_matplotlib
@@ -123,7 +124,8 @@ def search(
             `threads_per_worker`, `max_evaluations`, `time_limit` (seconds), …
 
     Raises:
-        HeadsearchError: an argument, the data or the model can't be used; one clear line.
+        HeadsearchError: an argument, the data or the model can't be used; one clear line. Of a
+            model, hooks or replaced modules that change what its class computes.
         Exception: whatever a callback raises.
     """
     listeners = Callbacks(callbacks)
@@ -186,9 +188,12 @@ def _search(
         with about_certify_data():
             certify = examples_of(certify_dataset, None)
     task = make_task(model, tokenizer, examples, config, certify)
-    if not is_float32_on_cpu(model):
+    stock = rebuild(task.bundle)
+    if is_patched(model) or not is_float32_on_cpu(model):
         # The last word is float32's, and the user's model stays where it is, as it is.
-        task = replace(task, model=rebuild(task.bundle))
+        task = replace(task, model=stock)
+    else:
+        check_alike(model, stock, task.data.batches[0])
     choice = engines.choose(config, task)
     saves = weigh(task, config)
     workers = engines.start(choice, config, task)

@@ -305,6 +305,52 @@ def test_searches_of_one_model_in_several_threads_wait_for_each_other() -> None:
     assert [module.training for module in model.modules()] == before
 
 
+def test_a_model_that_was_compiled_in_place_is_checked_as_it_was_written() -> None:
+    model = copy.deepcopy(MODEL)
+    model.compile(backend="eager")
+    with torch.inference_mode():  # it keeps no guard on gates that come later
+        for first, stop in ((0, 40), (0, 11), (0, 8), (8, 16), (16, 24)):  # then of any size
+            model(**TOKENIZER(TEXTS[first:stop], padding=True, return_tensors="pt"))
+    found = headsearch.search(model, TOKENIZER, ROWS[:40], **QUICK)
+    same = headsearch.search(MODEL, TOKENIZER, ROWS[:40], **QUICK)
+    assert found.best == same.best
+    assert found.details["certificate"] == same.details["certificate"]
+
+
+def test_a_forward_that_a_trainer_has_put_in_place_has_no_say_in_the_check() -> None:
+    model = copy.deepcopy(MODEL)
+    inner = model.forward
+
+    def forward(**inputs: Any) -> Any:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return inner(**inputs)
+
+    model.forward = forward
+    found = headsearch.search(model, TOKENIZER, ROWS, **QUICK).details
+    same = headsearch.search(MODEL, TOKENIZER, ROWS, **QUICK).details
+    assert found["certificate"] == same["certificate"]
+    assert model.forward is forward
+
+
+@pytest.mark.parametrize("way", ["hook", "replaced"])
+def test_a_model_that_is_not_what_its_class_says_is_refused(way: str) -> None:
+    model = copy.deepcopy(MODEL)
+    if way == "hook":
+        model.classifier.register_forward_hook(lambda module, args, logits: logits.flip(-1))
+    else:
+        model.bert.pooler.activation = torch.nn.ReLU()
+    with pytest.raises(ModelError, match="must be those of its class, BertForSequenceClassificat"):
+        headsearch.search(model, TOKENIZER, ROWS, **QUICK)
+
+
+def test_a_hook_that_changes_nothing_is_no_reason_to_refuse_a_model() -> None:
+    model, seen = copy.deepcopy(MODEL), list[str]()
+    model.classifier.register_forward_hook(lambda module, args, logits: seen.append("here"))
+    found = headsearch.search(model, TOKENIZER, ROWS, **QUICK)
+    assert found.best == headsearch.search(MODEL, TOKENIZER, ROWS, **QUICK).best
+    assert seen
+
+
 def test_a_callback_may_search_the_same_model() -> None:
     found = list[headsearch.SearchResult]()
 

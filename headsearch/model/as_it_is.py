@@ -57,6 +57,18 @@ def _highest_precision() -> Iterator[None]:
                 torch.set_float32_matmul_precision(_precision_before)
 
 
+def is_patched(model: nn.Module) -> bool:
+    """Whether a module runs something else than its class's forward.
+
+    What was compiled in place does not see gates that are put on later, and what trainers put in
+    place of a forward may turn automatic precision on within.
+    """
+    return any(
+        "forward" in vars(module) or getattr(module, "_compiled_call_impl", None) is not None
+        for module in model.modules()
+    )
+
+
 def is_float32_on_cpu(model: nn.Module) -> bool:
     """Whether all weights are float32 and in this machine's own memory."""
     return all(

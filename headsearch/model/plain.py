@@ -15,6 +15,9 @@ from headsearch.model.readout import read
 from headsearch.task.batches import Batch
 from headsearch.task.readout import SEQUENCES, TOKENS
 
+# How far outputs may be apart by rounding alone, relative to the largest.
+ALIKE = 1e-3
+
 
 def plain_outputs(model: nn.Module, batches: Iterable[Batch], removed: HeadSet) -> np.ndarray:
     """Return the rows of the stock forward with the given heads off, (rows, classes) float32.
@@ -31,6 +34,24 @@ def plain_outputs(model: nn.Module, batches: Iterable[Batch], removed: HeadSet) 
         for batch in batches:
             parts.append(rows_of(model, batch, inputs_of(batch, device)).float().cpu().numpy())
     return np.concatenate(parts)
+
+
+def check_alike(model: nn.Module, stock: nn.Module, batch: Batch) -> None:
+    """Raise ModelError if a model's outputs are not those of its class with the same weights.
+
+    Args:
+        model: put into eval mode.
+        stock: the same, made anew from class, config and weights.
+        batch: on which they are compared.
+    """
+    own, theirs = (plain_outputs(each, [batch], HeadSet()) for each in (model, stock))
+    apart = float(np.abs(own - theirs).max()) if np.isfinite(theirs).all() else 0.0
+    if not apart <= ALIKE * max(1.0, float(np.abs(theirs).max())):
+        raise ModelError(
+            f"the outputs of the model must be those of its class, {type(model).__name__}, with "
+            f"its weights but are {apart:.2g} apart: hooks and replaced modules are not searched; "
+            "write a class of your own"
+        )
 
 
 def inputs_of(batch: Batch, device: torch.device) -> dict[str, Tensor]:

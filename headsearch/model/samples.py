@@ -49,20 +49,25 @@ def random_inputs(
     if not hasattr(config, "vocab_size"):
         size = (batch, config.num_channels, *pair(config.image_size))
         return {"pixel_values": torch.from_numpy(random.standard_normal(size, dtype=np.float32))}
-    pad, ends = config.pad_token_id, config.eos_token_id
-    ends = ends if isinstance(ends, list) else [ends]  # a model may end with any of several
-    end = ends[0]
-    words = np.setdiff1d(np.arange(config.vocab_size), [n for n in (pad, *ends) if n is not None])
+    # A model may end with any of several. A class's default may be beyond a smaller vocabulary.
+    ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
+    ends = [n for n in ends if _is_token(n, config)]
+    pad = config.pad_token_id if _is_token(config.pad_token_id, config) else 0
+    words = np.setdiff1d(np.arange(config.vocab_size), [pad, *ends])
     ids = random.choice(words, (batch, tokens))
     lengths = np.full(batch, tokens)
     if padded:
         lengths[1::2] = (tokens + 1) // 2
     mask = (np.arange(tokens) < lengths[:, None]).astype(np.int64)
-    if isinstance(end, int):  # some classifiers read the end, and there must be one
-        ids[np.arange(batch), lengths - 1] = end
-    ids[mask == 0] = pad or 0
+    if ends:  # some classifiers read the end, and there must be one
+        ids[np.arange(batch), lengths - 1] = ends[0]
+    ids[mask == 0] = pad
     arrays = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(mask)}
     return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+
+def _is_token(number: Any, config: Any) -> bool:
+    return isinstance(number, int) and 0 <= number < config.vocab_size
 
 
 def pair(size: int | Sequence[int]) -> tuple[int, int]:

@@ -228,3 +228,39 @@ def test_inputs_are_made_for_models_with_several_ends() -> None:
     ids = random_inputs(config, 4, 6, padded=True)["input_ids"]
     assert (ids[0] == 3).sum() == 1
     assert (ids != 4).all()
+
+
+@pytest.mark.parametrize("special", [{"eos_token_id": 50256}, {"pad_token_id": -1}])
+def test_inputs_are_made_for_vocabularies_without_the_special_tokens_of_the_config(
+    special: dict[str, int],
+) -> None:
+    config = LlamaConfig(**{**GROUPED, "eos_token_id": 3, "pad_token_id": 0, **special})
+    ids = random_inputs(config, 4, 6, padded=True)["input_ids"]
+    assert 0 <= int(ids.min()) <= int(ids.max()) < config.vocab_size
+    assert (ids[1, 3:] == 0).all()
+    assert (ids[0, -1] == 3) is not ("eos_token_id" in special)
+
+
+def test_adapters_must_be_merged_first() -> None:
+    class Adapted(torch.nn.Module):
+        def __init__(self, inner: torch.nn.Linear) -> None:
+            super().__init__()
+            self.inner = inner
+            self.in_features, self.out_features = inner.in_features, inner.out_features
+
+        @property
+        def weight(self) -> torch.Tensor:
+            return self.inner.weight
+
+        @property
+        def bias(self) -> torch.Tensor:
+            return self.inner.bias
+
+        def forward(self, values: torch.Tensor) -> torch.Tensor:
+            return self.inner(values)
+
+    model = tiny_model("BERT")
+    attention = model.bert.encoder.layer[0].attention.self
+    attention.query = Adapted(attention.query)
+    with pytest.raises(ModelError, match="a Adapted holds no weight of its own: merge adapters"):
+        headsearch.prune(model, [(0, 1)])

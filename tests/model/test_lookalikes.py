@@ -10,6 +10,7 @@ import pytest
 from headsearch.errors import UnknownFamilyError
 from headsearch.heads import HeadSet
 from headsearch.model.families import family_of, fast_family_of, head_map
+from headsearch.model.narrow import narrowed
 from headsearch.model.plain import plain_outputs
 from headsearch.scoring.stock import evaluator_for
 from headsearch.task.batches import Span
@@ -38,6 +39,19 @@ def test_they_are_scored_by_their_own_forward(name: str, settings: dict[str, Any
     expected = [plain_outputs(model, batches, state) for state in states]
     np.testing.assert_allclose(found, expected, atol=1e-5)
     assert np.abs(found[0] - found[1]).max() > 1e-3
+
+
+@pytest.mark.parametrize("shared", [1, 2])
+def test_counts_that_a_forward_reads_are_narrowed_too(shared: int) -> None:
+    settings = {**GROUPED, "num_attention_heads": 4, "num_key_value_heads": shared}
+    model = lively(f"StableLm{SEQUENCE}", settings)
+    batches = batches_for(model)
+    before = plain_outputs(model, batches, HeadSet())
+    for heads in ([0], [0, 1], [0, 2, 5], [1, 2, 3, 4]):
+        expected = plain_outputs(model, batches, HeadSet.of(heads))
+        found = plain_outputs(narrowed(model, HeadSet.of(heads)), batches, HeadSet())
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+        assert np.abs(before - expected).max() > 1e-3
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,9 @@ from headsearch.model.families import (
 )
 from headsearch.model.families.llama import SpreadLinear
 from headsearch.model.narrow import narrowed
+from headsearch.model.samples import logits_of, sample_inputs
 from headsearch.testing.subject import logits
-from tests.tiny_families import BART, GPT2, GROUPED, batches_for, case
+from tests.tiny_families import BART, CASES, GPT2, GROUPED, batches_for, case, lively
 
 
 def narrow_llama(*removed: int) -> nn.Module:
@@ -172,6 +173,16 @@ def test_longest_inputs() -> None:
         with torch.inference_mode():
             assert model(input_ids=ids).logits.shape == (1, 3)
     assert max_tokens(case("T5")[0]) is None
+
+
+def test_a_model_of_relative_positions_alone_reads_any_length() -> None:
+    _, kind, settings = CASES["DeBERTa-v3"]
+    assert settings["position_biased_input"] is False
+    model = lively(kind, settings)
+    assert max_tokens(model) is None
+    longer = 3 * model.config.max_position_embeddings
+    assert np.isfinite(logits_of(model, sample_inputs(model, 2, longer))).all()
+    assert max_tokens(lively(kind, {**settings, "position_biased_input": True})) is not None
 
 
 def test_classifiers_read_the_last_token_before_the_padding() -> None:

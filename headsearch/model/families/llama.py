@@ -105,6 +105,9 @@ class LlamaFamily:
             projection.__class__ = SpreadLinear if max(copies, default=1) > 1 else nn.Linear
             projection.copies = copies
         attention.num_key_value_groups = repeats
+        counts = {"num_heads": len(kept), "num_key_value_heads": sum(copies)}
+        for name in counts.keys() & vars(attention).keys():  # StableLM's forward reads them
+            setattr(attention, name, counts[name])
         if not kept:
             make_headless(attention, "o_proj", *_HEADLESS)
 
@@ -121,8 +124,13 @@ def _is_one(attention: Any) -> bool:
         and all(isinstance(children[name], nn.Linear) for name in linear)
         and hasattr(attention, "num_key_value_groups")
         and attention.q_proj.out_features == attention.o_proj.in_features
-        and all(tuple(norm.weight.shape) == (attention.head_dim,) for norm in norms)
+        and all(_size_of(norm) == (attention.head_dim,) for norm in norms)
     )
+
+
+def _size_of(norm: nn.Module) -> tuple[int, ...] | None:
+    weight = getattr(norm, "weight", None)  # some norms have none
+    return None if weight is None else tuple(weight.shape)
 
 
 def _groups(attention: Any) -> list[int]:

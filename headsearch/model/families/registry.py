@@ -216,7 +216,8 @@ def max_tokens(model: nn.Module) -> int | None:
     """Return the longest input that the model has positions for, in tokens; None if any is."""
     whole: Any = model
     most = getattr(whole.config, "max_position_embeddings", None)
-    if most is None:  # T5 has relative positions alone
+    # T5 has relative positions alone, and DeBERTa may have.
+    if most is None or not getattr(whole.config, "position_biased_input", True):
         return None
     embeddings = getattr(whole.base_model, "embeddings", None)
     # RoBERTa and MPNet number positions from behind the padding id on, and so have fewer.

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from headsearch.errors import ModelError
 from headsearch.model.families.base import AttentionLayer
 
 
@@ -73,6 +74,10 @@ def modules_at(root: nn.Module, path: str) -> list[Any]:
 
 
 def _take(module: nn.Module, name: str, rows: Tensor, dim: int) -> None:
+    if name not in module._parameters:  # adapters show another module's as their own
+        raise ModelError(
+            f"a {type(module).__name__} holds no {name} of its own: merge adapters into the model"
+        )
     before: nn.Parameter = getattr(module, name)
     picked = before.detach().index_select(dim, rows.to(before.device)).clone()
     setattr(module, name, nn.Parameter(picked, requires_grad=before.requires_grad))
