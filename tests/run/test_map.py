@@ -150,6 +150,10 @@ def test_a_run_by_a_function_is_the_run_on_what_it_makes(
     assert refused.code == 2
     assert "`map` in " in refused.err
     assert "must be given on the command line instead" in refused.err
+    done = headsearch(*again, *by)
+    assert done.code == 0, done.err
+    for name in ("transcript.jsonl", "mask.json", "config.json"):
+        assert (tmp_path / "three" / name).read_bytes() == (one / name).read_bytes()
     config = json.loads((two / "config.json").read_text())
     assert config["asked"]["map"] is None
     done = headsearch("run", "--config", two / "config.json", "--out", tmp_path / "four")
