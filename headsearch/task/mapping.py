@@ -13,6 +13,8 @@ from headsearch.errors import DataError, InputError
 from headsearch.task.sources import quiet_datasets
 
 MODULE = "headsearch_map"
+# How a user's code may end, but for Ctrl-C: a script's `sys.exit` would end headsearch in silence.
+ENDED = (Exception, SystemExit)
 
 
 def mapped(table: Any, named: str) -> Any:
@@ -31,7 +33,7 @@ def mapped(table: Any, named: str) -> Any:
     with quiet_datasets():
         try:
             return table.map(function, load_from_cache_file=False, keep_in_memory=True)
-        except Exception as error:
+        except ENDED as error:
             raise DataError(f"{named} failed on the data: {_said(error, named)}") from None
 
 
@@ -53,7 +55,7 @@ def _load(named: str) -> Callable[..., Any]:
         sys.path.append(beside)
     try:
         found.loader.exec_module(module)
-    except Exception as error:
+    except ENDED as error:
         raise DataError(f"{file} could not be run: {_said(error, named)}") from None
     function: Callable[..., Any] | None = getattr(module, name, None)
     if not callable(function):
@@ -62,7 +64,7 @@ def _load(named: str) -> Callable[..., Any]:
     return function
 
 
-def _said(error: Exception, named: str) -> str:
+def _said(error: BaseException, named: str) -> str:
     """Return what went wrong in a line, and in which line of the user's file if it was there."""
     file = Path(named.rpartition(":")[0])
     lines = [

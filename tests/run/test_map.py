@@ -24,6 +24,9 @@ def bare(row):
     return 5
 
 table = {"a": 1}
+
+def leave(row):
+    raise SystemExit(1)
 """
 
 
@@ -100,6 +103,8 @@ def test_nothing_is_written_beside_the_data(prep: Path, tmp_path: Path) -> None:
         ("prep.py:bare", DataError, "failed on the data: TypeError: "),
         ("wrong.py:clean", DataError, "could not be run: ZeroDivisionError: "),
         ("torn.py:clean", DataError, "could not be run: SyntaxError: "),
+        ("script.py:clean", DataError, "could not be run: SystemExit: 0 (line 4)"),
+        ("prep.py:leave", DataError, "failed on the data: SystemExit: 1 (line 14)"),
     ],
 )
 def test_what_is_wrong_is_one_line(
@@ -107,6 +112,9 @@ def test_what_is_wrong_is_one_line(
 ) -> None:
     (tmp_path / "wrong.py").write_text("1 / 0\n")
     (tmp_path / "torn.py").write_text("def (:\n")
+    # A script that nothing keeps from running when it is imported.
+    script = "import sys\ndef clean(row):\n    return {}\nsys.exit(0)\n"
+    (tmp_path / "script.py").write_text(script)
     data = quoted(assets.data, tmp_path)
     named = f"{tmp_path}/{named}" if ".py" in named else named
     with pytest.raises(error) as caught:
