@@ -6,6 +6,7 @@ import importlib.util
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,14 @@ def mapped(table: Any, named: str) -> Any:
         table: a `datasets.Dataset`; nothing is written beside it.
         named: FILE.py:FUNCTION. The function takes a row, a dict, and returns a dict of the
             columns that it changes or adds, as `datasets.Dataset.map` has it. Its file is run.
+            What it prints goes to stderr: stdout is for what a program may read.
 
     Raises:
         InputError: there is no such file or function.
         DataError: the file or the function fails.
     """
-    function = _load(named)
-    with quiet_datasets():
+    with redirect_stdout(sys.stderr), quiet_datasets():
+        function = _load(named)
         try:
             return table.map(function, load_from_cache_file=False, keep_in_memory=True)
         except ENDED as error:

@@ -89,6 +89,19 @@ def test_nothing_is_written_beside_the_data(prep: Path, tmp_path: Path) -> None:
     assert sorted(folder.iterdir()) == before
 
 
+def test_what_the_function_prints_is_no_part_of_the_output(
+    assets: Any, tmp_path: Path, headsearch: Any
+) -> None:
+    file = tmp_path / "prep.py"
+    file.write_text("print('begin')\n" + FUNCTION.replace("(row):", "(row):\n    print('a row')"))
+    data = quoted(assets.data, tmp_path)
+    options = ("--data", data, "--map", f"{file}:clean", "--json")
+    done = headsearch("verify", assets.model, *options)
+    assert json.loads(done.out)["examples"] == 150
+    said = done.err.splitlines()
+    assert (said.count("begin"), said.count("a row")) == (1, 150)
+
+
 @pytest.mark.parametrize(
     ("named", "error", "message"),
     [
