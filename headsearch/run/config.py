@@ -14,6 +14,7 @@ from typing import Any
 from headsearch.errors import InputError
 from headsearch.search.weight import HEADS, UNITS
 from headsearch.task.metric import METRICS
+from headsearch.task.sources import lacks
 
 ENGINES = ("auto", "inline", "ray")
 DTYPES = ("float32", "bfloat16", "float16")
@@ -30,6 +31,8 @@ TYPES: dict[str, tuple[type, str]] = {
 }
 
 
+# Which part of which data is read.
+PARTS = {"subset": "data", "split": "data", "certify_split": "certify_data"}
 # What says how to use a cluster, and is of no use on one machine alone.
 OF_CLUSTERS = ("ray_address", "workers", "gpus_per_worker")
 
@@ -37,9 +40,13 @@ OF_CLUSTERS = ("ray_address", "workers", "gpus_per_worker")
 def inherited(before: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options of another run with those that are given now, which override them.
 
-    Where the inline engine is given now, what the other run asked of a cluster is dropped.
+    Where the inline engine is given now, what the other run asked of a cluster is dropped; where
+    data are, a subset or split that these do not have.
     """
-    drop = OF_CLUSTERS if given.get("engine") == "inline" else ()
+    drop = set(OF_CLUSTERS if given.get("engine") == "inline" else ())
+    for name, data in PARTS.items():
+        if data in given and lacks(given[data], name.removeprefix("certify_")):
+            drop.add(name)
     return {name: value for name, value in before.items() if name not in drop} | dict(given)
 
 
