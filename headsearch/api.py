@@ -268,7 +268,8 @@ def write_report(
         map: FILE.py:FUNCTION, where the run's data went through one.
 
     Raises:
-        HeadsearchError: there is no such run, matplotlib is not installed, or the style is unknown.
+        HeadsearchError: there is no such run, its data went through a `map` that is not given,
+            matplotlib is not installed, or the style is unknown.
     """
     if style not in page.FORMATS:
         raise InputError(f"`style` must be one of {', '.join(page.FORMATS)} but got {style!r}")

@@ -242,6 +242,8 @@ def report(folder: Path, style: str, out: Path | None, no_examples: bool, map: s
     findings = gather(folder, with_examples=not no_examples, map_by=map)
     for path in write_report(out or folder / f"report.{style}", style, **findings):
         click.echo(path)
+    if not no_examples and (missing := findings["changes"].get("missing")):
+        click.echo(f"headsearch: answers are not shown: {missing}", err=True)
 
 
 @cli.command(

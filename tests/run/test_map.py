@@ -151,19 +151,19 @@ def test_a_run_by_a_function_is_the_run_on_what_it_makes(
         assert (one / name).read_bytes() == (two / name).read_bytes()
 
     # No command that needs the data again runs the code on the word of the run folder.
-    for command in (("verify", one), ("resume", one)):
+    for command in (("verify", one), ("resume", one), ("report", one)):
         refused = headsearch(*command)
         assert refused.code == 2
         assert "`map` must be given again: the run's data went through " in refused.err
         assert headsearch(*command, *by).code == 0
     assert "`map` must not be given as the run had none" in headsearch("verify", two, *by).err
     headsearch_api.write_report(one, out=tmp_path / "page.html", map=by[1])
-    assert "must be given again" not in (tmp_path / "page.html").read_text()
-    page = tmp_path / "page.md"
-    assert headsearch("report", one, "--format", "md", "--out", page).code == 0
-    assert "must be given again: the run" in page.read_text()
-    assert headsearch("report", one, "--format", "md", "--out", page, *by).code == 0
-    assert "must be given again: the run" not in page.read_text()
+    assert "turned wrong" in (tmp_path / "page.html").read_text()
+    with pytest.raises(InputError, match="`map` must be given again"):
+        headsearch_api.write_report(one, out=tmp_path / "none.html")
+    assert not (tmp_path / "none.html").exists()
+    # Without the answers that changed it needs no data, and so no code.
+    assert headsearch("report", one, "--no-examples").code == 0
 
     # Nor on that of a file of options; one without is as good as any.
     again = ("run", "--config", one / "config.json", "--out", tmp_path / "three")
