@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import json
 import subprocess
 import sys
 import weakref
@@ -151,6 +152,18 @@ def test_a_fraction_of_the_rows_certifies() -> None:
     )
     claim = found.details["certificate"]["population"]
     assert (found.details["examples"], claim["examples"], claim["alpha"]) == (90, 30, 0.1)
+
+
+def test_options_may_be_numpys_numbers() -> None:
+    plain = {"max_drop": 0.05, "max_evaluations": 5, "certify_fraction": 0.25, "confidence": 0.9}
+    numbers = {name: np.float32(value) for name, value in plain.items()}
+    numbers["max_evaluations"] = np.int64(5)
+    wanted, found = (
+        headsearch.search(MODEL, TOKENIZER, ROWS, **options).details for options in (plain, numbers)
+    )
+    assert json.loads(json.dumps(found)) == found
+    for name in ("best", "max_drop", "threshold", "certificate"):
+        assert found[name] == wanted[name]
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,8 @@ from difflib import get_close_matches
 from numbers import Integral, Real
 from typing import Any
 
+import numpy as np
+
 from headsearch.errors import InputError
 from headsearch.search.weight import HEADS, UNITS
 from headsearch.task.metric import METRICS
@@ -52,7 +54,7 @@ def inherited(before: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """The options of `headsearch run`; see its help for each.
+    """The options of `headsearch run`; see its help for each. NumPy's numbers become Python's.
 
     Raises:
         InputError: a value is of another type or out of its range; the text names the option and
@@ -156,6 +158,8 @@ class RunConfig:
                 continue
             if not isinstance(value, accepted) or isinstance(value, bool):
                 raise InputError(f"`{field.name}` must be {rule} but got {value!r}")
+            if accepted is not str and type(value) not in (int, float):  # JSON knows no others
+                object.__setattr__(self, field.name, _plain(value, accepted))
 
     @property
     def certifies(self) -> bool:
@@ -199,6 +203,14 @@ class RunConfig:
             return cls(**values)
         except TypeError as error:
             raise InputError(f"a run's configuration is not complete: {error}") from None
+
+
+def _plain(value: Any, kind: type) -> int | float:
+    """Return a number of another library as Python's own."""
+    if kind is Integral:
+        return int(value)
+    # The decimal that was written: 0.05 of float32 is 0.05, not the 0.05000000074505806 next to it.
+    return float(str(value)) if isinstance(value, np.floating) else float(value)
 
 
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
