@@ -80,7 +80,8 @@ def test_prune_takes_pairs_masks_and_sets() -> None:
     model = tiny_model("BERT")
     data = tiny_data(model)
     removed = HeadSet.of([1, 6])
-    for given in ([(0, 1), (1, 2)], HeadMap((4, 4, 4)).to_mask(removed), removed):
+    mask = HeadMap((4, 4, 4)).to_mask(removed)
+    for given in ([(0, 1), (1, 2)], np.array([[0, 1], [1, 2]]), mask, removed):
         found = plain_outputs(headsearch.prune(model, given), data.batches, HeadSet())
         expected = plain_outputs(model, data.batches, removed)
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
