@@ -18,7 +18,7 @@ from headsearch.memo.store import MemoStore
 from headsearch.model.as_it_is import as_it_is, is_float32_on_cpu
 from headsearch.model.bundle import rebuild
 from headsearch.model.checkpoint import load_pruned, save_pruned
-from headsearch.model.families import head_map, kind_of, reads_images, register_family
+from headsearch.model.families import check_model, head_map, kind_of, reads_images, register_family
 from headsearch.model.narrow import narrowed
 from headsearch.report import page
 from headsearch.report.console import Progress
@@ -128,8 +128,9 @@ def search(
     listeners = Callbacks(callbacks)
     if "map" in options:
         raise InputError("`map` names a file; pass `dataset.map(function)` as `dataset`")
-    if "certify_data" in options:
-        raise InputError("`certify_data` names a file; pass rows as `certify_dataset`")
+    for name, rows in (("data", "dataset"), ("certify_data", "certify_dataset")):
+        if name in options:
+            raise InputError(f"`{name}` names a file; pass rows as `{rows}`")
     for name in ("subset", "split", "certify_split"):
         if name in options:
             raise InputError(f"`{name}` is of data that are loaded by name; pass its rows")
@@ -147,6 +148,11 @@ def search(
             **options,
         }
     )
+    check_model(model)
+    if not callable(tokenizer):
+        raise InputError(
+            f"`tokenizer` must be a tokenizer or image processor but got {tokenizer!r:.80}"
+        )
     with as_it_is(model):
         return _search(
             model, tokenizer, dataset, certify_dataset, config, listeners, memo, progress
@@ -241,6 +247,7 @@ def prune(
         UnknownFamilyError: the model's family is not known.
         ModelError: models of its family can't be narrowed.
     """
+    check_model(model)
     shape = head_map(model)
     if isinstance(removed, HeadSet):
         return narrowed(model, removed)

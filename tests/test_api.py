@@ -174,6 +174,7 @@ def test_options_may_be_numpys_numbers() -> None:
         ({"metrik": "f1"}, InputError, "unknown option 'metrik'"),
         ({"engine": "spark"}, InputError, "`engine` must be one of auto, inline, ray"),
         ({"text_column": "body"}, DataError, "column 'body' not found"),
+        ({"data": "a.csv"}, InputError, "`data` names a file; pass rows as `dataset`"),
         ({"certify_data": "a.csv"}, InputError, "names a file; pass rows as `certify_dataset`"),
         ({"certify_dataset": ROWS}, DataError, "but 120 of their 120 examples are in the search"),
         ({"certify_dataset": []}, DataError, "certify data: the data must have at least one"),
@@ -184,6 +185,35 @@ def test_options_may_be_numpys_numbers() -> None:
 def test_bad_arguments(options: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         headsearch.search(MODEL, TOKENIZER, ROWS, **options)
+
+
+@pytest.mark.parametrize("given", ["a model", None, type(MODEL)])
+def test_what_is_no_model_is_refused(given: Any) -> None:
+    for call in (
+        lambda: headsearch.search(given, TOKENIZER, ROWS),
+        lambda: headsearch.prune(given, [(0, 0)]),
+    ):
+        with pytest.raises(InputError, match="`model` must be a torch module but got"):
+            call()
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # of torch's own code
+def test_a_compiled_model_is_to_be_given_as_it_was_before() -> None:
+    compiled: Any = torch.compile(MODEL)
+    with pytest.raises(ModelError, match=r"before `torch.compile`: that is `model._orig_mod`"):
+        headsearch.search(compiled, TOKENIZER, ROWS)
+    assert compiled._orig_mod is MODEL
+    # Pruning needs no class to make it again.
+    pruned = headsearch.prune(compiled, [(0, 0)])
+    assert sum(p.numel() for p in pruned.parameters()) == sum(
+        p.numel() for p in headsearch.prune(MODEL, [(0, 0)]).parameters()
+    )
+
+
+@pytest.mark.parametrize("given", [None, "a tokenizer"])
+def test_what_is_no_tokenizer_is_refused(given: Any) -> None:
+    with pytest.raises(InputError, match="`tokenizer` must be a tokenizer or image processor but"):
+        headsearch.search(MODEL, given, ROWS)
 
 
 # In a process that has torch and transformers, and forgets headsearch before each case.
@@ -243,6 +273,10 @@ def test_a_budget_given_later_picks_from_the_operating_points(
     assert found == sorted(found)
     with pytest.raises(InputError, match="`max_drop` must be in"):
         result.within(1.0)
+    wrong: Any
+    for wrong in ("0.1", None, True):
+        with pytest.raises(InputError, match="`max_drop` must be a number but got"):
+            result.within(wrong)
 
 
 def test_parameters_may_be_what_is_saved() -> None:
