@@ -18,7 +18,7 @@ from headsearch.memo.store import MemoStore
 from headsearch.model.as_it_is import as_it_is, is_float32_on_cpu, is_patched
 from headsearch.model.bundle import rebuild
 from headsearch.model.checkpoint import load_pruned, save_pruned
-from headsearch.model.families import head_map, kind_of, reads_images, register_family
+from headsearch.model.families import check_model, head_map, kind_of, reads_images, register_family
 from headsearch.model.narrow import narrowed
 from headsearch.model.plain import check_alike
 from headsearch.report import page
@@ -131,8 +131,9 @@ def search(
     listeners = Callbacks(callbacks)
     if "map" in options:
         raise InputError("`map` names a file; pass `dataset.map(function)` as `dataset`")
-    if "certify_data" in options:
-        raise InputError("`certify_data` names a file; pass rows as `certify_dataset`")
+    for name, rows in (("data", "dataset"), ("certify_data", "certify_dataset")):
+        if name in options:
+            raise InputError(f"`{name}` names a file; pass rows as `{rows}`")
     for name in ("subset", "split", "certify_split"):
         if name in options:
             raise InputError(f"`{name}` is of data that are loaded by name; pass its rows")
@@ -150,6 +151,11 @@ def search(
             **options,
         }
     )
+    check_model(model)
+    if not callable(tokenizer):
+        raise InputError(
+            f"`tokenizer` must be a tokenizer or image processor but got {tokenizer!r:.80}"
+        )
     with as_it_is(model):
         return _search(
             model, tokenizer, dataset, certify_dataset, config, listeners, memo, progress
@@ -247,6 +253,7 @@ def prune(
         UnknownFamilyError: the model's family is not known.
         ModelError: models of its family can't be narrowed.
     """
+    check_model(model)
     shape = head_map(model)
     if isinstance(removed, HeadSet):
         return narrowed(model, removed)
@@ -274,7 +281,8 @@ def write_report(
         map: FILE.py:FUNCTION, where the run's data went through one.
 
     Raises:
-        HeadsearchError: there is no such run, matplotlib is not installed, or the style is unknown.
+        HeadsearchError: there is no such run, its data went through a `map` that is not given,
+            matplotlib is not installed, or the style is unknown.
     """
     if style not in page.FORMATS:
         raise InputError(f"`style` must be one of {', '.join(page.FORMATS)} but got {style!r}")

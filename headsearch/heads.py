@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 from headsearch.errors import InputError
@@ -158,10 +159,10 @@ class HeadMap:
         heads = HeadSet()
         for pair in pairs:
             if len(pair) != 2 or not all(
-                isinstance(n, int) and not isinstance(n, bool) for n in pair
+                isinstance(n, Integral) and not isinstance(n, bool) for n in pair
             ):
                 raise InputError(f"a head must be a pair (layer, head) but got {pair!r}")
-            heads = heads.add(self.index(pair[0], pair[1]))
+            heads = heads.add(self.index(int(pair[0]), int(pair[1])))
         return heads
 
     def to_mask(self, heads: HeadSet) -> dict[str, Any]:

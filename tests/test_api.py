@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import json
 import subprocess
 import sys
 import weakref
@@ -86,7 +87,8 @@ def test_prune_takes_pairs_masks_and_sets() -> None:
     model = tiny_model("BERT")
     data = tiny_data(model)
     removed = HeadSet.of([1, 6])
-    for given in ([(0, 1), (1, 2)], HeadMap((4, 4, 4)).to_mask(removed), removed):
+    mask = HeadMap((4, 4, 4)).to_mask(removed)
+    for given in ([(0, 1), (1, 2)], np.array([[0, 1], [1, 2]]), mask, removed):
         found = plain_outputs(headsearch.prune(model, given), data.batches, HeadSet())
         expected = plain_outputs(model, data.batches, removed)
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
@@ -160,6 +162,18 @@ def test_a_fraction_of_the_rows_certifies() -> None:
     assert (found.details["examples"], claim["examples"], claim["alpha"]) == (90, 30, 0.1)
 
 
+def test_options_may_be_numpys_numbers() -> None:
+    plain = {"max_drop": 0.05, "max_evaluations": 5, "certify_fraction": 0.25, "confidence": 0.9}
+    numbers = {name: np.float32(value) for name, value in plain.items()}
+    numbers["max_evaluations"] = np.int64(5)
+    wanted, found = (
+        headsearch.search(MODEL, TOKENIZER, ROWS, **options).details for options in (plain, numbers)
+    )
+    assert json.loads(json.dumps(found)) == found
+    for name in ("best", "max_drop", "threshold", "certificate"):
+        assert found[name] == wanted[name]
+
+
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
@@ -167,6 +181,7 @@ def test_a_fraction_of_the_rows_certifies() -> None:
         ({"metrik": "f1"}, InputError, "unknown option 'metrik'"),
         ({"engine": "spark"}, InputError, "`engine` must be one of auto, inline, ray"),
         ({"text_column": "body"}, DataError, "column 'body' not found"),
+        ({"data": "a.csv"}, InputError, "`data` names a file; pass rows as `dataset`"),
         ({"certify_data": "a.csv"}, InputError, "names a file; pass rows as `certify_dataset`"),
         ({"certify_dataset": ROWS}, DataError, "but 120 of their 120 examples are in the search"),
         ({"certify_dataset": []}, DataError, "certify data: the data must have at least one"),
@@ -177,6 +192,35 @@ def test_a_fraction_of_the_rows_certifies() -> None:
 def test_bad_arguments(options: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         headsearch.search(MODEL, TOKENIZER, ROWS, **options)
+
+
+@pytest.mark.parametrize("given", ["a model", None, type(MODEL)])
+def test_what_is_no_model_is_refused(given: Any) -> None:
+    for call in (
+        lambda: headsearch.search(given, TOKENIZER, ROWS),
+        lambda: headsearch.prune(given, [(0, 0)]),
+    ):
+        with pytest.raises(InputError, match="`model` must be a torch module but got"):
+            call()
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # of torch's own code
+def test_a_compiled_model_is_to_be_given_as_it_was_before() -> None:
+    compiled: Any = torch.compile(MODEL)
+    with pytest.raises(ModelError, match=r"before `torch.compile`: that is `model._orig_mod`"):
+        headsearch.search(compiled, TOKENIZER, ROWS)
+    assert compiled._orig_mod is MODEL
+    # Pruning needs no class to make it again.
+    pruned = headsearch.prune(compiled, [(0, 0)])
+    assert sum(p.numel() for p in pruned.parameters()) == sum(
+        p.numel() for p in headsearch.prune(MODEL, [(0, 0)]).parameters()
+    )
+
+
+@pytest.mark.parametrize("given", [None, "a tokenizer"])
+def test_what_is_no_tokenizer_is_refused(given: Any) -> None:
+    with pytest.raises(InputError, match="`tokenizer` must be a tokenizer or image processor but"):
+        headsearch.search(MODEL, given, ROWS)
 
 
 # In a process that has torch and transformers, and forgets headsearch before each case.
@@ -236,6 +280,10 @@ def test_a_budget_given_later_picks_from_the_operating_points(
     assert found == sorted(found)
     with pytest.raises(InputError, match="`max_drop` must be in"):
         result.within(1.0)
+    wrong: Any
+    for wrong in ("0.1", None, True):
+        with pytest.raises(InputError, match="`max_drop` must be a number but got"):
+            result.within(wrong)
 
 
 def test_parameters_may_be_what_is_saved() -> None:

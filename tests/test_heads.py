@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -48,6 +49,15 @@ def test_every_head_has_one_index(heads: tuple[int, ...], data: Any) -> None:
     assert shape.first_layer(removed) == min(touched, default=len(heads))
     assert shape.from_pairs(shape.pairs(removed)) == removed
     assert HeadMap.from_mask(shape.to_mask(removed)) == (shape, removed)
+
+
+def test_pairs_may_be_numpys() -> None:
+    shape = HeadMap((50, 50))  # more heads than an int64 has bits
+    gone = np.zeros((2, 50), dtype=bool)
+    gone[0, 3] = gone[1, 49] = True
+    assert shape.from_pairs(np.argwhere(gone)) == HeadSet.of([3, 99])
+    with pytest.raises(InputError, match="a head must be a pair"):
+        shape.from_pairs(np.argwhere(gone).astype(float))
 
 
 def test_mask_is_as_in_the_contract() -> None:

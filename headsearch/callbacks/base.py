@@ -48,10 +48,12 @@ class Callbacks:
         callbacks: objects that have some of the methods of `Callback`.
 
     Raises:
-        InputError: one has none of them, or is a class.
+        InputError: they are no list, or one has none of these methods, or is a class.
     """
 
     def __init__(self, callbacks: Iterable[object]) -> None:
+        if not isinstance(callbacks, Iterable):
+            raise InputError(f"`callbacks` must be a list of callbacks but got {callbacks!r}")
         self._callbacks = list(callbacks)
         for each in self._callbacks:
             if isinstance(each, type) or not any(hasattr(each, name) for name in METHODS):

@@ -242,6 +242,8 @@ def report(folder: Path, style: str, out: Path | None, no_examples: bool, map: s
     findings = gather(folder, with_examples=not no_examples, map_by=map)
     for path in write_report(out or folder / f"report.{style}", style, **findings):
         click.echo(path)
+    if not no_examples and (missing := findings["changes"].get("missing")):
+        click.echo(f"headsearch: answers are not shown: {missing}", err=True)
 
 
 @cli.command(
@@ -272,7 +274,7 @@ def _config(config_file: Path | None, **values: Any) -> RunConfig:
     """Return what is asked: by the command line, then by the file, then by default."""
     given = {name: value for name, value in values.items() if value is not None}
     if config_file is not None:
-        given = inherited(read_options(config_file), given)
+        given = inherited(read_options(config_file, given.get("map")), given)
     context = click.get_current_context()
     for parameter in context.command.params:
         if parameter.name in ("model", "data") and given.get(parameter.name) is None:

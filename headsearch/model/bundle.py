@@ -62,8 +62,13 @@ def bundle(model: nn.Module) -> ModelBundle:
 
     Raises:
         UnknownFamilyError: it is of no known family.
+        ModelError: it is what `torch.compile` made of another, and no class makes it again.
     """
     family = family_of(model)
+    if hasattr(model, "_orig_mod"):
+        raise ModelError(
+            "`model` must be the model of before `torch.compile`: that is `model._orig_mod`"
+        )
     # A model that transformers itself loaded from a narrow folder is of a class of that folder.
     kind: Any = type(model)
     if kind.__module__.startswith("transformers_modules."):

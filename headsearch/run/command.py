@@ -36,7 +36,7 @@ from headsearch.run.folder import (
     check_free,
 )
 from headsearch.run.points import operating_point
-from headsearch.run.prepare import Task, classes_of, load_data, load_task, make_task
+from headsearch.run.prepare import Task, check_parts, classes_of, load_data, load_task, make_task
 from headsearch.run.session import Outcome, Watcher, run_search, score_json
 from headsearch.run.verify import plain_score
 from headsearch.run.weighing import weigh
@@ -67,6 +67,7 @@ def start(config: RunConfig, out: Path, watcher: Watcher, memo: Path | None = No
     check_free(out)
     if memo is not None and not memo.parent.is_dir():
         raise InputError(f"the folder of the memo must exist: {memo.parent}")
+    check_parts(config)
     task = load_task(config)
     choice = engines.choose(config, task)
     folder = RunFolder.create(
@@ -98,6 +99,7 @@ def resume(folder: RunFolder, changes: dict[str, Any], watcher: Watcher) -> Outc
         before, fingerprint = folder.config()
         asked = inherited(before.allowing(changes.get("map")).to_json(), changes)
         config = RunConfig.from_json(asked)
+        check_parts(config, changes)
         task = load_task(config)
         if task.fingerprint != fingerprint:
             raise RunFolderError(
@@ -242,6 +244,7 @@ def verify(
     if data is None:
         raise InputError(f"{target} is not a run folder; a model needs --data to be verified on")
     config = RunConfig(model=str(target), data=data, map=map_by, **(given or {}))
+    check_parts(config)
     model, tokenizer = load_model(config.model)
     if "metric" not in (given or {}):
         kind = kind_of(model)
@@ -270,9 +273,7 @@ def _verify_run(
     config = dataclasses.replace(asked.allowing(map_by), certify_data=None, certify_split=None)
     if of_data:
         config = dataclasses.replace(config, max_examples=None, certify_fraction=None, **of_data)
-    for name in OF_DATA:
-        if name in of_data and Path(config.data).is_file():
-            raise InputError(f"`{name}` must not be given as {config.data} is one file")
+    check_parts(config, of_data)
     task = load_task(config)
     folder.check_weights(task.bundle.weights_fingerprint())
     removed = task.shape.from_mask_for(mask)

@@ -11,9 +11,12 @@ from difflib import get_close_matches
 from numbers import Integral, Real
 from typing import Any
 
+import numpy as np
+
 from headsearch.errors import InputError
 from headsearch.search.weight import HEADS, UNITS
 from headsearch.task.metric import METRICS
+from headsearch.task.sources import lacks
 
 ENGINES = ("auto", "inline", "ray")
 DTYPES = ("float32", "bfloat16", "float16")
@@ -30,6 +33,8 @@ TYPES: dict[str, tuple[type, str]] = {
 }
 
 
+# Which part of which data is read.
+PARTS = {"subset": "data", "split": "data", "certify_split": "certify_data"}
 # What says how to use a cluster, and is of no use on one machine alone.
 OF_CLUSTERS = ("ray_address", "workers", "gpus_per_worker")
 
@@ -37,15 +42,19 @@ OF_CLUSTERS = ("ray_address", "workers", "gpus_per_worker")
 def inherited(before: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options of another run with those that are given now, which override them.
 
-    Where the inline engine is given now, what the other run asked of a cluster is dropped.
+    Where the inline engine is given now, what the other run asked of a cluster is dropped; where
+    data are, a subset or split that these do not have.
     """
-    drop = OF_CLUSTERS if given.get("engine") == "inline" else ()
+    drop = set(OF_CLUSTERS if given.get("engine") == "inline" else ())
+    for name, data in PARTS.items():
+        if data in given and lacks(given[data], name.removeprefix("certify_")):
+            drop.add(name)
     return {name: value for name, value in before.items() if name not in drop} | dict(given)
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """The options of `headsearch run`; see its help for each.
+    """The options of `headsearch run`; see its help for each. NumPy's numbers become Python's.
 
     Raises:
         InputError: a value is of another type or out of its range; the text names the option and
@@ -154,6 +163,8 @@ class RunConfig:
                 continue
             if not isinstance(value, accepted) or isinstance(value, bool):
                 raise InputError(f"`{field.name}` must be {rule} but got {value!r}")
+            if accepted is not str and type(value) not in (int, float):  # JSON knows no others
+                object.__setattr__(self, field.name, _plain(value, accepted))
 
     @property
     def certifies(self) -> bool:
@@ -197,6 +208,14 @@ class RunConfig:
             return cls(**values)
         except TypeError as error:
             raise InputError(f"a run's configuration is not complete: {error}") from None
+
+
+def _plain(value: Any, kind: type) -> int | float:
+    """Return a number of another library as Python's own."""
+    if kind is Integral:
+        return int(value)
+    # The decimal that was written: 0.05 of float32 is 0.05, not the 0.05000000074505806 next to it.
+    return float(str(value)) if isinstance(value, np.floating) else float(value)
 
 
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}

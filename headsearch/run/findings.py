@@ -45,14 +45,16 @@ def gather(path: Path, with_examples: bool = True, map_by: str | None = None) ->
 
     Raises:
         RunFolderError: there is no such run, or it is not finished.
+        InputError: `map_by` is to be given, or is not; see `RunConfig.allowing`.
     """
     folder = RunFolder.open(path)
     config, fingerprint = folder.config()
     result, mask = folder.answers()
     changes: dict[str, Any] = {"missing": "they were not asked for"}
     if with_examples:
+        allowed = config.allowing(map_by)
         try:
-            changes = changed_answers(config.allowing(map_by), fingerprint, mask)
+            changes = changed_answers(allowed, fingerprint, mask)
         except HeadsearchError as error:  # model or data may have moved since
             changes = {"missing": str(error)}
     return {

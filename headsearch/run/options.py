@@ -15,7 +15,7 @@ from headsearch.run.folder import FORMAT
 OF_THE_COMMAND_LINE = ("config", "out", "memo", "quiet", "json", "map")
 
 
-def read_options(path: Path) -> dict[str, Any]:
+def read_options(path: Path, map_by: str | None = None) -> dict[str, Any]:
     """Return the options that a file holds, by their Python names; values are not checked.
 
     Paths among them are as on the command line: relative ones start where the command is run.
@@ -24,9 +24,11 @@ def read_options(path: Path) -> dict[str, Any]:
         path: a run's `config.json`, of which the part `asked` is taken, or a JSON object of
             options by their names, as `max_drop` or `max-drop`. A `time_limit` may be a number of
             seconds or a duration such as "30m".
+        map_by: the `map` that the user gives now, which overrides that of the file.
 
     Raises:
-        InputError: there is no such file, or it is not of this form.
+        InputError: there is no such file, it is not of this form, or it alone names a `map`: no
+            code is run because a file names it.
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_object)
@@ -43,8 +45,8 @@ def read_options(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise InputError(f"{path} must hold a JSON object of options but got {values!r:.40}")
     options = _object([(name.replace("-", "_"), value) for name, value in values.items()])
-    if options.get("map", "") is None:  # of a run without one
-        del options["map"]
+    if map_by is not None or options.get("map", "") is None:  # of a run without one
+        options.pop("map", None)
     for name in OF_THE_COMMAND_LINE:
         if name in options:
             raise InputError(f"`{name}` in {path} must be given on the command line instead")

@@ -22,7 +22,7 @@ from headsearch.run.effort import (
 )
 from headsearch.run.folder import check_free
 from headsearch.run.machine import machine_memory
-from headsearch.run.prepare import Task, load_task
+from headsearch.run.prepare import Task, check_parts, load_task
 from headsearch.run.probe import Speed, probe
 
 PROBE_SECONDS = 10.0
@@ -55,6 +55,7 @@ def make_plan(config: RunConfig, out: Path, price: float | None = None) -> dict[
         raise InputError(f"`price_per_hour` must not be negative but got {price}")
     check_free(out)
     parent = _existing_parent(out)
+    check_parts(config)
     task = load_task(config)
     choice = engines.choose(config, task)
     no_gpu = choice.plan.gpus > 0 and not torch.cuda.is_available()  # a cluster's head

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 from headsearch.errors import InputError, RunFolderError
@@ -48,8 +49,10 @@ def within(result: Mapping[str, Any], max_drop: float) -> dict[str, Any]:
         max_drop: how far the metric may fall on the search split, absolute.
 
     Raises:
-        InputError: `max_drop` is out of range.
+        InputError: `max_drop` is out of range, or no number.
     """
+    if not isinstance(max_drop, Real) or isinstance(max_drop, bool):
+        raise InputError(f"`max_drop` must be a number but got {max_drop!r}")
     rows = result["scored"]["rows"]
     # Two baselines: the search's own scores may differ from the plain path's by rounding.
     baselines = [result["baseline"]]

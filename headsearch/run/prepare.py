@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import json
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -19,13 +19,14 @@ from headsearch.heads import HeadMap
 from headsearch.model.bundle import ModelBundle, bundle
 from headsearch.model.checkpoint import load_model
 from headsearch.model.families import head_map, kind_of, max_tokens, reads_images, vocabulary
-from headsearch.run.config import RunConfig
+from headsearch.run.config import PARTS, RunConfig
 from headsearch.task.batches import BatchedData, tokenise
 from headsearch.task.data import Examples, load_examples
 from headsearch.task.holdout import hold_out, repeats, shared
 from headsearch.task.images import batch_images
 from headsearch.task.metric import Objective, make_objective
 from headsearch.task.readout import EXAMPLES, LABELS, SEQUENCES, TOKENS
+from headsearch.task.sources import lacks
 
 # A new number makes old memos unusable: raise it when the evaluator's arithmetic changes.
 SCORING = 6
@@ -59,6 +60,30 @@ class Task:
     def gradients(self) -> bool:
         """Whether a search measures any: of tokens it takes as many backward passes as words."""
         return self.data.kind != TOKENS
+
+
+def check_parts(config: RunConfig, given: Container[str] = PARTS) -> None:
+    """Refuse a subset or split of data that have none, where it would be passed over.
+
+    Args:
+        config: what is asked.
+        given: which options were given now, and not by an earlier run.
+
+    Raises:
+        InputError: one of them is of no data.
+    """
+    read_by = {
+        "subset": (config.data, config.certify_data),
+        "split": (config.data, config.certify_data if config.certify_split is None else None),
+        "certify_split": (config.certify_data,),
+    }
+    for name, sources in read_by.items():
+        if name not in given or getattr(config, name) is None:
+            continue
+        part, data = name.removeprefix("certify_"), [each for each in sources if each is not None]
+        reasons = [lacks(each, part) for each in data]
+        if all(reasons):
+            raise InputError(f"`{name}` must not be given as {data[0]} {reasons[0]}")
 
 
 def load_task(config: RunConfig) -> Task:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from numbers import Integral
 from threading import Thread
 from types import TracebackType
@@ -98,7 +98,7 @@ class Study:
             self._batch = self._heard()
         return [self._pairs(heads) for heads in self._batch]
 
-    def tell(self, outputs: Sequence[Any]) -> None:
+    def tell(self, outputs: Iterable[Any]) -> None:
         """Answer what was asked.
 
         Args:
@@ -113,12 +113,13 @@ class Study:
         """
         if self._batch is None or self.stopped is not None:
             raise InputError("`tell` must come after an `ask` that returned sets of heads")
-        if len(outputs) != len(self._batch):
+        told = list(outputs) if isinstance(outputs, Iterable) else None
+        if told is None or len(told) != len(self._batch):
             raise InputError(
                 f"`outputs` must be {len(self._batch)} arrays, one for each set of heads that was "
-                f"asked for, but got {len(outputs)}"
+                f"asked for, but got {outputs if told is None else len(told)}"
             )
-        arrays = [self._checked(each) for each in outputs]
+        arrays = [self._checked(each) for each in told]
         if self._problem is None:
             objective = make_objective(self._config.metric, self._labels, arrays[0].shape[1])
             try:
@@ -241,12 +242,12 @@ class Study:
 
 
 def _shape(heads_per_layer: Sequence[int]) -> HeadMap:
-    counts = list(heads_per_layer)
+    counts = list(heads_per_layer) if isinstance(heads_per_layer, Iterable) else []
     whole = all(isinstance(n, Integral) and not isinstance(n, bool) and n >= 0 for n in counts)
     if not whole or not any(counts):
         raise InputError(
             "`heads_per_layer` must be whole numbers, one for each layer, not all of them 0, but "
-            f"got {counts}"
+            f"got {heads_per_layer}"
         )
     return HeadMap(tuple(int(n) for n in counts))
 

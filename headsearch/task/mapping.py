@@ -6,6 +6,7 @@ import importlib.util
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from headsearch.errors import DataError, InputError
 from headsearch.task.sources import quiet_datasets
 
 MODULE = "headsearch_map"
+# How a user's code may end, but for Ctrl-C: a script's `sys.exit` would end headsearch in silence.
+ENDED = (Exception, SystemExit)
 
 
 def mapped(table: Any, named: str) -> Any:
@@ -22,16 +25,17 @@ def mapped(table: Any, named: str) -> Any:
         table: a `datasets.Dataset`; nothing is written beside it.
         named: FILE.py:FUNCTION. The function takes a row, a dict, and returns a dict of the
             columns that it changes or adds, as `datasets.Dataset.map` has it. Its file is run.
+            What it prints goes to stderr: stdout is for what a program may read.
 
     Raises:
         InputError: there is no such file or function.
         DataError: the file or the function fails.
     """
-    function = _load(named)
-    with quiet_datasets():
+    with redirect_stdout(sys.stderr), quiet_datasets():
+        function = _load(named)
         try:
             return table.map(function, load_from_cache_file=False, keep_in_memory=True)
-        except Exception as error:
+        except ENDED as error:
             raise DataError(f"{named} failed on the data: {_said(error, named)}") from None
 
 
@@ -53,7 +57,7 @@ def _load(named: str) -> Callable[..., Any]:
         sys.path.append(beside)
     try:
         found.loader.exec_module(module)
-    except Exception as error:
+    except ENDED as error:
         raise DataError(f"{file} could not be run: {_said(error, named)}") from None
     function: Callable[..., Any] | None = getattr(module, name, None)
     if not callable(function):
@@ -62,7 +66,7 @@ def _load(named: str) -> Callable[..., Any]:
     return function
 
 
-def _said(error: Exception, named: str) -> str:
+def _said(error: BaseException, named: str) -> str:
     """Return what went wrong in a line, and in which line of the user's file if it was there."""
     file = Path(named.rpartition(":")[0])
     lines = [

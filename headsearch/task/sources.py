@@ -46,6 +46,17 @@ def open_source(source: str, subset: str | None, split: str | None, cache: str) 
     return _load_hub(source, subset, split)
 
 
+def lacks(source: str, part: str) -> str | None:
+    """Return why there is no "subset" or "split" of a source to choose; None if there may be."""
+    path = Path(source)
+    if path.is_file():
+        return "is one file"
+    # What the folder of one data set holds, and that of several splits does not.
+    if path.is_dir() and (part == "subset" or (path / "state.json").is_file()):
+        return f"has no {part}s"
+    return None
+
+
 def _reader(path: Path) -> str | None:
     suffixes = [suffix.lower() for suffix in path.suffixes]
     if suffixes and suffixes[-1] in COMPRESSIONS:

@@ -116,6 +116,12 @@ def test_what_is_no_callback_is_refused_before_anything_else(wrong: object) -> N
         headsearch.search(None, None, None, callbacks=[wrong])
 
 
+@pytest.mark.parametrize("wrong", [Callback(), None])
+def test_callbacks_are_a_list(wrong: Any) -> None:
+    with pytest.raises(InputError, match="`callbacks` must be a list of callbacks but got"):
+        searched(callbacks=wrong)
+
+
 def test_options_are_still_checked() -> None:
     with pytest.raises(InputError, match="did you mean `max_evaluations`"):
         searched(max_evaluation=OPTIONS["max_evaluations"])

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pandas as pd
 import pytest
 import torch
@@ -230,6 +231,31 @@ def test_a_certificate_that_can_not_be_given(
     refuse(message, *options)
 
 
+def test_a_part_of_data_that_have_none(
+    refuse: Any, assets: Any, tmp_path: Path, headsearch: Any
+) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    made = datasets.Dataset.from_pandas(pd.read_csv(assets.data))
+    made.save_to_disk(str(whole))
+    datasets.DatasetDict({"dev": made}).save_to_disk(str(parts))
+    for data, option, lack in (
+        (assets.data, "split", "is one file"),
+        (assets.data, "subset", "is one file"),
+        (whole, "split", "has no splits"),
+        (parts, "subset", "has no subsets"),
+    ):
+        message = f"`{option}` must not be given as {data} {lack}"
+        refuse(message, f"--{option}", "dev", data=data)
+        given = ("--data", data, f"--{option}", "dev")
+        refused(headsearch("plan", assets.model, *given), message)
+        refused(headsearch("verify", assets.model, *given), message)
+    held = ("--certify-data", assets.certify)
+    message = f"`certify_split` must not be given as {assets.certify} is one file"
+    refuse(message, *held, "--certify-split", "dev", "--split", "dev", data=parts)
+    # One that only the other data have is of these.
+    refuse("certify data: ", "--certify-data", "some/set", "--subset", "a", "--split", "b")
+
+
 def test_certify_data_that_the_search_knows(refuse: Any, assets: Any, tmp_path: Path) -> None:
     refuse("but 150 of their 150 examples are in the search data", "--certify-data", assets.data)
     known, fresh = pd.read_csv(assets.data)["text"], pd.read_csv(assets.certify)["text"]
@@ -294,6 +320,19 @@ def test_resume_refuses_data_that_changed(
     config["asked"]["data"] = str(assets.held_out)
     (small_run / "config.json").write_text(json.dumps(config))
     refused(headsearch("resume", small_run), "differ from those that")
+
+
+def test_a_split_of_a_file_that_an_older_run_passed_over_does_no_harm(
+    small_run: Path, headsearch: Any
+) -> None:
+    config = json.loads((small_run / "config.json").read_text())
+    config["asked"]["split"] = "dev"
+    (small_run / "config.json").write_text(json.dumps(config))
+    before = (small_run / "transcript.jsonl").read_bytes()
+    for command in ("resume", "verify"):
+        done = headsearch(command, small_run)
+        assert done.code == 0, done.err
+    assert (small_run / "transcript.jsonl").read_bytes() == before
 
 
 def test_resume_refuses_a_corrupted_memo_and_leaves_it(small_run: Path, headsearch: Any) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from headsearch.cli import cli
@@ -140,6 +142,22 @@ def test_model_and_data_must_come_from_somewhere(tmp_path: Path, headsearch: Any
         assert done.code == 2
         assert missing in done.err
         assert "Traceback" not in done.err
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        (np.float32(0.05), 0.05),  # the decimal that was written, not the float32 next to it
+        (np.float64(0.05), 0.05),
+        (np.int8(0), 0.0),
+        (Fraction(1, 4), 0.25),
+    ],
+)
+def test_numbers_of_other_libraries_are_kept_as_pythons(given: Any, kept: float) -> None:
+    config = RunConfig(model="m", data="d", max_drop=given, workers=np.int64(2))  # type: ignore[arg-type]  # as NumPy's users do
+    assert (config.max_drop, type(config.max_drop)) == (kept, float)
+    assert type(config.workers) is int
+    assert RunConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
 
 
 def test_types_are_checked_in_python_too() -> None:

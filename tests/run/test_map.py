@@ -24,6 +24,9 @@ def bare(row):
     return 5
 
 table = {"a": 1}
+
+def leave(row):
+    raise SystemExit(1)
 """
 
 
@@ -86,6 +89,19 @@ def test_nothing_is_written_beside_the_data(prep: Path, tmp_path: Path) -> None:
     assert sorted(folder.iterdir()) == before
 
 
+def test_what_the_function_prints_is_no_part_of_the_output(
+    assets: Any, tmp_path: Path, headsearch: Any
+) -> None:
+    file = tmp_path / "prep.py"
+    file.write_text("print('begin')\n" + FUNCTION.replace("(row):", "(row):\n    print('a row')"))
+    data = quoted(assets.data, tmp_path)
+    options = ("--data", data, "--map", f"{file}:clean", "--json")
+    done = headsearch("verify", assets.model, *options)
+    assert json.loads(done.out)["examples"] == 150
+    said = done.err.splitlines()
+    assert (said.count("begin"), said.count("a row")) == (1, 150)
+
+
 @pytest.mark.parametrize(
     ("named", "error", "message"),
     [
@@ -100,6 +116,8 @@ def test_nothing_is_written_beside_the_data(prep: Path, tmp_path: Path) -> None:
         ("prep.py:bare", DataError, "failed on the data: TypeError: "),
         ("wrong.py:clean", DataError, "could not be run: ZeroDivisionError: "),
         ("torn.py:clean", DataError, "could not be run: SyntaxError: "),
+        ("script.py:clean", DataError, "could not be run: SystemExit: 0 (line 4)"),
+        ("prep.py:leave", DataError, "failed on the data: SystemExit: 1 (line 14)"),
     ],
 )
 def test_what_is_wrong_is_one_line(
@@ -107,6 +125,9 @@ def test_what_is_wrong_is_one_line(
 ) -> None:
     (tmp_path / "wrong.py").write_text("1 / 0\n")
     (tmp_path / "torn.py").write_text("def (:\n")
+    # A script that nothing keeps from running when it is imported.
+    script = "import sys\ndef clean(row):\n    return {}\nsys.exit(0)\n"
+    (tmp_path / "script.py").write_text(script)
     data = quoted(assets.data, tmp_path)
     named = f"{tmp_path}/{named}" if ".py" in named else named
     with pytest.raises(error) as caught:
@@ -130,19 +151,19 @@ def test_a_run_by_a_function_is_the_run_on_what_it_makes(
         assert (one / name).read_bytes() == (two / name).read_bytes()
 
     # No command that needs the data again runs the code on the word of the run folder.
-    for command in (("verify", one), ("resume", one)):
+    for command in (("verify", one), ("resume", one), ("report", one)):
         refused = headsearch(*command)
         assert refused.code == 2
         assert "`map` must be given again: the run's data went through " in refused.err
         assert headsearch(*command, *by).code == 0
     assert "`map` must not be given as the run had none" in headsearch("verify", two, *by).err
     headsearch_api.write_report(one, out=tmp_path / "page.html", map=by[1])
-    assert "must be given again" not in (tmp_path / "page.html").read_text()
-    page = tmp_path / "page.md"
-    assert headsearch("report", one, "--format", "md", "--out", page).code == 0
-    assert "must be given again: the run" in page.read_text()
-    assert headsearch("report", one, "--format", "md", "--out", page, *by).code == 0
-    assert "must be given again: the run" not in page.read_text()
+    assert "turned wrong" in (tmp_path / "page.html").read_text()
+    with pytest.raises(InputError, match="`map` must be given again"):
+        headsearch_api.write_report(one, out=tmp_path / "none.html")
+    assert not (tmp_path / "none.html").exists()
+    # Without the answers that changed it needs no data, and so no code.
+    assert headsearch("report", one, "--no-examples").code == 0
 
     # Nor on that of a file of options; one without is as good as any.
     again = ("run", "--config", one / "config.json", "--out", tmp_path / "three")
@@ -150,6 +171,10 @@ def test_a_run_by_a_function_is_the_run_on_what_it_makes(
     assert refused.code == 2
     assert "`map` in " in refused.err
     assert "must be given on the command line instead" in refused.err
+    done = headsearch(*again, *by)
+    assert done.code == 0, done.err
+    for name in ("transcript.jsonl", "mask.json", "config.json"):
+        assert (tmp_path / "three" / name).read_bytes() == (one / name).read_bytes()
     config = json.loads((two / "config.json").read_text())
     assert config["asked"]["map"] is None
     done = headsearch("run", "--config", two / "config.json", "--out", tmp_path / "four")

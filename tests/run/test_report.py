@@ -110,6 +110,22 @@ def test_where_the_data_are_gone_or_changed_the_page_says_so(
     assert "differ from those of the run" in gather(moved)["changes"]["missing"]
 
 
+def test_why_answers_are_not_shown_is_said_where_the_command_is_given_too(
+    run: Path, headsearch: Any, tmp_path: Path
+) -> None:
+    moved, page = tmp_path / "run", tmp_path / "page.md"
+    shutil.copytree(run, moved)
+    written = json.loads((moved / "config.json").read_text())
+    written["asked"]["map"] = f"{tmp_path}/prep.py:clean"
+    (moved / "config.json").write_text(json.dumps(written))
+    command = ("report", moved, "--format", "md", "--out", page)
+    done = headsearch(*command, "--map", "mop.py:clean")
+    reason = "the file of `map` was not found: mop.py"
+    assert (done.code, done.err) == (0, f"headsearch: answers are not shown: {reason}\n")
+    assert "mop.py" in page.read_text()
+    assert headsearch(*command, "--no-examples").err == ""
+
+
 def test_what_is_no_finished_run_is_refused(headsearch: Any, tmp_path: Path) -> None:
     done = headsearch("report", tmp_path / "none")
     assert (done.code, done.err) == (2, f"headsearch: run folder not found: {tmp_path / 'none'}\n")

@@ -113,12 +113,26 @@ def test_another_split_of_the_runs_own_data(
         assert "as_searched" not in found
 
 
-def test_a_file_has_no_splits(run: Path, assets: Any, headsearch: Any) -> None:
+def test_a_file_has_no_splits(run: Path, assets: Any, tmp_path: Path, headsearch: Any) -> None:
     done = headsearch("verify", run, "--data", assets.held_out, "--split", "test")
     assert done.code == 2
     assert f"`split` must not be given as {assets.held_out} is one file" in done.err
-    # The run's own split is of its own data.
+    # The run's own split is of its own data, and so is that of its certify data.
     assert headsearch("verify", run, "--data", assets.held_out).code in (0, 1)
+    again, config = tmp_path / "again", ("run", "--config", run / "config.json")
+    for data in (("--data", assets.data), ("--certify-data", assets.certify)):
+        out = tmp_path / data[0]
+        done = headsearch(*config, *data, "--out", out)
+        assert done.code == 0, done.err
+        for name in ("transcript.jsonl", "mask.json"):
+            assert (out / name).read_bytes() == (run / name).read_bytes()
+    shutil.copytree(run, again)
+    held = ("--certify-data", assets.certify)
+    done = headsearch("resume", again, *held, "--certify-split", "late")
+    assert done.code == 2
+    assert f"`certify_split` must not be given as {assets.certify} is one file" in done.err
+    assert headsearch("resume", again, *held).code == 0
+    assert json_of(again, "config.json")["asked"]["certify_split"] is None
 
 
 @pytest.mark.parametrize(

@@ -146,7 +146,7 @@ def test_asking_again_asks_the_same_and_what_is_told_is_copied() -> None:
     study = Study([2, 2], LABELS)
     assert study.ask() == study.ask() == [()]
     mine = np.array(FULL)
-    study.tell([mine])
+    study.tell(each for each in [mine])
     mine[:] = 0
     assert study.best.metric == 1.0
     assert study.ask() == study.ask() != [()]
@@ -158,6 +158,7 @@ def test_asking_again_asks_the_same_and_what_is_told_is_copied() -> None:
     [
         ([], "`outputs` must be 1 arrays, one for each set of heads that was asked for, but got 0"),
         ([FULL, FULL], "but got 2"),
+        (None, "`outputs` must be 1 arrays, .* but got None"),
         ([FULL[:2]], r"the shape \(examples, classes\), \(3, 2 or more\), but got \(2, 2\)"),
         ([[[1.0]] * 3], r"\(3, 2 or more\), but got \(3, 1\)"),
         ([[1.0] * 3], r"but got \(3,\)"),
@@ -199,6 +200,7 @@ def test_a_full_model_that_nothing_can_be_compared_with_can_be_told_again() -> N
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"heads_per_layer": 12}, "`heads_per_layer` must be whole numbers.* but got 12"),
         ({"heads_per_layer": []}, "`heads_per_layer` must be whole numbers"),
         ({"heads_per_layer": [0]}, "not all of them 0, but got"),
         ({"heads_per_layer": [2.0]}, "`heads_per_layer` must be whole numbers"),

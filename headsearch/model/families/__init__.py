@@ -18,6 +18,7 @@ from headsearch.model.families.base import (
 )
 from headsearch.model.families.registry import (
     FAMILIES,
+    check_model,
     family_of,
     fast_family_of,
     head_map,
@@ -46,6 +47,7 @@ __all__ = [
     "FeedForward",
     "HeadLayer",
     "OutputProjection",
+    "check_model",
     "family_of",
     "fast_family_of",
     "head_map",

@@ -91,6 +91,16 @@ def register_family(family: Family) -> None:
     _registered.append(family)
 
 
+def check_model(model: object) -> None:
+    """Refuse what is no model at all.
+
+    Raises:
+        ModelError: it is no torch module.
+    """
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"`model` must be a torch module but got {model!r:.80}")
+
+
 def family_of(model: nn.Module) -> Family:
     """Return the family of a model, whatever it has on top.
 
