@@ -18,7 +18,14 @@ from headsearch.errors import DataError, InputError, ModelError
 from headsearch.heads import HeadMap
 from headsearch.model.bundle import ModelBundle, bundle
 from headsearch.model.checkpoint import load_model
-from headsearch.model.families import head_map, kind_of, max_tokens, reads_images, vocabulary
+from headsearch.model.families import (
+    head_map,
+    image_channels,
+    kind_of,
+    max_tokens,
+    reads_images,
+    vocabulary,
+)
 from headsearch.run.config import RunConfig
 from headsearch.task.batches import BatchedData, tokenise
 from headsearch.task.data import Examples, load_examples
@@ -142,7 +149,7 @@ def make_task(
 
     def tokenised(part: Examples) -> BatchedData:
         if reads_images(model):
-            return batch_images(part, tokenizer)
+            return batch_images(part, tokenizer, image_channels(model))
         batched = tokenise(
             part, tokenizer, max_length=config.max_length, max_positions=max_tokens(model)
         )

@@ -170,6 +170,11 @@ def reads_images(model: nn.Module) -> bool:
     return getattr(model, "main_input_name", None) == "pixel_values"
 
 
+def image_channels(model: nn.Module) -> int:
+    """Return how many channels the images have that the model reads: 3 where it does not say."""
+    return int(getattr(model.config, "num_channels", 3))
+
+
 def head_map(model: nn.Module) -> HeadMap:
     """Return how many heads each layer of the model has now."""
     return HeadMap(tuple(layer.heads for layer in family_of(model).layers(model)))
