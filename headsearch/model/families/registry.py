@@ -54,6 +54,9 @@ CLASSIFIERS = ("classifier", "score", "classification_head", "cls_classifier")
 # What else may be on top, by the ends of its classes' names.
 TOPS = {("ForTokenClassification",): TOKENS, ("ForCausalLM", "LMHeadModel"): SEQUENCES}
 
+# What has a classifier by one of these names, but not of whole inputs.
+OTHER_TOPS = ("ForMultipleChoice", "ForQuestionAnswering")
+
 _registered: list[Family] = []
 
 
@@ -149,7 +152,8 @@ def kind_of(model: nn.Module, padding: int | None = None) -> str:
     for endings, kind in TOPS.items():
         if any(name.endswith(endings) for name in names):
             return kind
-    if not any(hasattr(model, name) for name in CLASSIFIERS):
+    other = any(name.endswith(OTHER_TOPS) for name in names)
+    if other or not any(hasattr(model, name) for name in CLASSIFIERS):
         raise ModelError(
             f"{type(model).__name__} has no classification head: headsearch needs a model for "
             "sequence, token or image classification, or a causal language model"
