@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from headsearch.run.export import export
 from headsearch.run.findings import gather
 from headsearch.run.prepare import load_task
 from headsearch.task.images import images_of
+from tests.calling import caller
 from tests.test_kinds import RANDOM, Quiet, noisy, tiny
 from tests.tiny_families import IMAGE
 
@@ -240,6 +242,23 @@ def test_images_need_not_be_square() -> None:
     result = headsearch.search(model, processor, ROWS, max_drop=DROP, max_evaluations=10)
     assert result.details["gradient_passes"] >= 1
     assert sample_inputs(model, 2, 1)["pixel_values"].shape == (2, 3, 8, 12)
+
+
+@pytest.mark.parametrize("options", [(), ("--tokens", 8, "--tokens", 16)])
+def test_latency_of_images_is_measured_once_for_each_batch(
+    options: tuple[Any, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    call = caller(monkeypatch, capsys)
+    MODEL.save_pretrained(tmp_path)
+    PROCESSOR.save_pretrained(tmp_path)
+    args = ("latency", tmp_path, "--batch", 1, "--batch", 2, "--repeats", 1, *options)
+    rows = json.loads(call(*args, "--json").out)["results"]
+    assert [(row["batch"], row["tokens"]) for row in rows] == [(1, None), (2, None)]
+    table = call(*args).out.splitlines()
+    assert [row.split()[:2] for row in table[1:3]] == [["1", "-"], ["2", "-"]]
 
 
 def test_a_distilled_model_is_loaded_with_both_of_its_classifiers(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def random_inputs(
         padded: let every second example end in padding.
     """
     random = np.random.default_rng(0)
-    if not hasattr(config, "vocab_size"):
+    if of_images(config):
         size = (batch, config.num_channels, *pair(config.image_size))
         return {"pixel_values": torch.from_numpy(random.standard_normal(size, dtype=np.float32))}
     pad, ends = config.pad_token_id, config.eos_token_id
@@ -63,6 +63,11 @@ def random_inputs(
     ids[mask == 0] = pad or 0
     arrays = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(mask)}
     return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+
+def of_images(config: Any) -> bool:
+    """Whether a config is of a model that reads images."""
+    return not hasattr(config, "vocab_size")
 
 
 def pair(size: int | Sequence[int]) -> tuple[int, int]:
