@@ -18,6 +18,7 @@ from headsearch.model.families.base import (
 )
 from headsearch.model.families.registry import (
     FAMILIES,
+    end_token,
     family_of,
     fast_family_of,
     head_map,
@@ -47,6 +48,7 @@ __all__ = [
     "FeedForward",
     "HeadLayer",
     "OutputProjection",
+    "end_token",
     "family_of",
     "fast_family_of",
     "head_map",

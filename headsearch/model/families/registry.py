@@ -221,6 +221,17 @@ def vocabulary(model: nn.Module) -> int | None:
         return None
 
 
+def end_token(model: nn.Module) -> int | None:
+    """Return the token of which all texts must have as many, as the model classifies by the last.
+
+    BART's and T5's sequence classifiers do, and other encoders with decoders; None of all others.
+    """
+    config: Any = model.config
+    if getattr(config, "is_encoder_decoder", False) and hasattr(model, "classification_head"):
+        return config.eos_token_id if isinstance(config.eos_token_id, int) else None
+    return None
+
+
 def max_tokens(model: nn.Module) -> int | None:
     """Return the longest input that the model has positions for, in tokens; None if any is."""
     whole: Any = model
