@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from PIL import Image
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 import headsearch
-from headsearch.errors import DataError
+from headsearch.errors import DataError, InputError, ModelError
 from headsearch.heads import HeadMap
 from headsearch.model.checkpoint import load_model
 from headsearch.model.samples import sample_inputs
@@ -25,6 +26,7 @@ from headsearch.run.export import export
 from headsearch.run.findings import gather
 from headsearch.run.prepare import load_task
 from headsearch.task.images import images_of
+from tests.calling import caller
 from tests.test_kinds import RANDOM, Quiet, noisy, tiny
 from tests.tiny_families import IMAGE
 
@@ -123,6 +125,71 @@ def test_a_run_on_images_is_reported_and_exported(
             exec(block.split("```")[0], {})  # noqa: S102  # the card's own
 
 
+GREY = ViTImageProcessorPil(size={"height": 8, "width": 8}, image_mean=[0.5], image_std=[0.5])
+
+
+def test_images_are_made_grey_for_a_model_of_one_channel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny("ViTForImageClassification", {**IMAGE, "num_channels": 1})
+    grey = [Image.fromarray(picture).convert("L") for picture in PICTURES]
+    with torch.inference_mode():
+        given = [
+            int(model(**GREY(picture, return_tensors="pt")).logits[0].argmax()) for picture in grey
+        ]
+    given[3] = (given[3] + 1) % 3
+    for pictures in (PICTURES, grey):  # either way the model reads the same
+        rows = [
+            {"image": image, "label": label} for image, label in zip(pictures, given, strict=True)
+        ]
+        result = headsearch.search(model, GREY, rows, max_drop=DROP, max_evaluations=8)
+        assert result.details["baseline"]["correct"] == 49
+    model.save_pretrained(tmp_path / "model")
+    GREY.save_pretrained(tmp_path / "model")
+    paths = [str(tmp_path / f"{i}.png") for i in range(len(grey))]
+    for path, picture in zip(paths, PICTURES, strict=True):
+        Image.fromarray(picture).save(path)
+    pd.DataFrame({"image": paths, "label": given}).to_csv(tmp_path / "data.csv", index=False)
+    config = RunConfig(
+        model=str(tmp_path / "model"),
+        data=str(tmp_path / "data.csv"),
+        max_drop=DROP,
+        max_evaluations=8,
+        engine="inline",
+    )
+    start(config, tmp_path / "run", Quiet())
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(PICTURES[0]).save("picture.jpg")
+    export(Path("run"), Path("narrow"), "narrow", None, card)
+    blocks = (tmp_path / "narrow" / "README.md").read_text().split("```python\n")[1:]
+    assert blocks
+    for block in blocks:
+        exec(block.split("```")[0], {})  # noqa: S102  # the card's own
+
+
+@pytest.mark.parametrize(
+    ("channels", "processor", "error", "message"),
+    [
+        (2, PROCESSOR, ModelError, "1 channel or 3 but its `config.num_channels` is 2"),
+        (1, PROCESSOR, InputError, "take images of 1 channels, .* but: mean must have 1 elements"),
+        (3, GREY, InputError, "take images of 3 channels, .* but: mean must have 3 elements"),
+    ],
+)
+def test_a_model_and_a_processor_of_other_channels_are_refused(
+    channels: int, processor: Any, error: type[Exception], message: str
+) -> None:
+    model = tiny("ViTForImageClassification", {**IMAGE, "num_channels": channels})
+    with pytest.raises(error, match=message):
+        headsearch.search(model, processor, ROWS)
+
+
+def test_a_processor_that_colours_what_a_model_reads_in_grey_is_refused() -> None:
+    model = tiny("ViTForImageClassification", {**IMAGE, "num_channels": 1})
+    colours = ViTImageProcessorPil(size={"height": 8, "width": 8}, do_convert_rgb=True)
+    with pytest.raises(InputError, match=r"\(images, 1 channels, .* made \(16, 3, 8, 8\)"):
+        headsearch.search(model, colours, ROWS)
+
+
 @pytest.mark.parametrize("metric", ["accuracy", "f1"])
 def test_images_may_have_several_labels(metric: str) -> None:
     model = tiny("ViTForImageClassification", IMAGE, problem_type="multi_label_classification")
@@ -175,6 +242,23 @@ def test_images_need_not_be_square() -> None:
     result = headsearch.search(model, processor, ROWS, max_drop=DROP, max_evaluations=10)
     assert result.details["gradient_passes"] >= 1
     assert sample_inputs(model, 2, 1)["pixel_values"].shape == (2, 3, 8, 12)
+
+
+@pytest.mark.parametrize("options", [(), ("--tokens", 8, "--tokens", 16)])
+def test_latency_of_images_is_measured_once_for_each_batch(
+    options: tuple[Any, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    call = caller(monkeypatch, capsys)
+    MODEL.save_pretrained(tmp_path)
+    PROCESSOR.save_pretrained(tmp_path)
+    args = ("latency", tmp_path, "--batch", 1, "--batch", 2, "--repeats", 1, *options)
+    rows = json.loads(call(*args, "--json").out)["results"]
+    assert [(row["batch"], row["tokens"]) for row in rows] == [(1, None), (2, None)]
+    table = call(*args).out.splitlines()
+    assert [row.split()[:2] for row in table[1:3]] == [["1", "-"], ["2", "-"]]
 
 
 def test_a_distilled_model_is_loaded_with_both_of_its_classifiers(tmp_path: Path) -> None:

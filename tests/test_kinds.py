@@ -32,7 +32,7 @@ from headsearch.scoring.stock import evaluator_for
 from headsearch.task.batches import Span
 from headsearch.task.data import examples_from_rows
 from tests.tiny import BERT_LIKE
-from tests.tiny_families import GPT2
+from tests.tiny_families import GPT2, MODERNBERT
 from tests.words import texts_and_labels, tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
@@ -327,6 +327,13 @@ def test_words_of_which_none_has_a_token_are_refused() -> None:
 def test_what_is_no_independent_draw_is_not_certified(kind: str) -> None:
     with pytest.raises(InputError, match=f"a certificate needs independent draws but {kind}"):
         headsearch.search(CASES[kind][0], TOKENIZER, CASES[kind][1], certify_fraction=0.5)
+
+
+@pytest.mark.parametrize("name", ["BertForMultipleChoice", "ModernBertForQuestionAnswering"])
+def test_a_classifier_of_other_things_than_texts_is_refused(name: str) -> None:
+    model = tiny(name, MODERNBERT if "Modern" in name else BERT_LIKE)
+    with pytest.raises(ModelError, match=f"{name} has no classification head: "):
+        headsearch.search(model, TOKENIZER, TAGGED)
 
 
 def test_what_has_nothing_on_top_is_refused() -> None:

@@ -191,7 +191,7 @@ def export(folder: Path, kind: str, out: Path, **point: Any) -> None:
 )
 @click.argument("models", metavar="MODEL...", nargs=-1, required=True)
 @click.option("--batch", "batches", type=int, multiple=True, help="Examples. [1 and 32]")
-@click.option("--tokens", type=int, multiple=True, help="Of each example. [32 and 128]")
+@click.option("--tokens", type=int, multiple=True, help="Of each text. [32 and 128]")
 @click.option("--threads", type=int, help="CPU threads. [as the libraries choose]")
 @click.option("--repeats", type=int, default=15, help="Rounds of measurements. [15]")
 @click.option("--device", type=click.Choice(("cpu", "cuda")), default="cpu", help="[cpu]")

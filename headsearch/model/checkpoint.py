@@ -74,7 +74,7 @@ def load_model(name: str) -> tuple[nn.Module, Any]:
                 model = load_pruned(narrow).float()
                 model.config.dtype = torch.float32
             else:
-                model = _load_stock(name, _auto(config))
+                model = _load_stock(name, _auto(config), torch.float32)
             reader = AutoImageProcessor if reads_images(model) else AutoTokenizer
             tokenizer = reader.from_pretrained(name, trust_remote_code=False)
         except (
@@ -115,12 +115,12 @@ def _auto(config: Any) -> Any:
     return AutoModelForSequenceClassification
 
 
-def _load_stock(name: str, kind: Any) -> nn.Module:
+def _load_stock(name: str, kind: Any, dtype: torch.dtype | str) -> nn.Module:
     model: nn.Module
     model, report = kind.from_pretrained(
         name,
         trust_remote_code=False,
-        dtype=torch.float32,
+        dtype=dtype,
         use_safetensors=True,
         output_loading_info=True,
         ignore_mismatched_sizes=True,  # they are an error here, and one that names them
@@ -196,6 +196,8 @@ def _check_sizes(sizes: Sizes, model: nn.Module) -> None:
 def load_pruned(folder: str | Path) -> nn.Module:
     """Load a narrow model that `save_pruned` wrote, in eval mode; no code in the folder is run.
 
+    It is of the dtype that it was saved in, as transformers loads it.
+
     Raises:
         ModelError: the folder holds no such model, or its config and weights disagree.
     """
@@ -207,7 +209,7 @@ def load_pruned(folder: str | Path) -> nn.Module:
             config = AutoConfig.from_pretrained(place, trust_remote_code=False)
             record = getattr(config, RECORD, None)
             if record is None:
-                return _load_stock(str(place), _class_of(config)).eval()
+                return _load_stock(str(place), _class_of(config), "auto").eval()
             tensors = _tensors(place)
             model: Any = build(config, record, tensors).eval()
             if (place / GENERATION).is_file() and model.can_generate():

@@ -46,7 +46,7 @@ def random_inputs(
         padded: let every second example end in padding.
     """
     random = np.random.default_rng(0)
-    if not hasattr(config, "vocab_size"):
+    if of_images(config):
         size = (batch, config.num_channels, *pair(config.image_size))
         return {"pixel_values": torch.from_numpy(random.standard_normal(size, dtype=np.float32))}
     # A model may end with any of several. A class's default may be beyond a smaller vocabulary.
@@ -68,6 +68,11 @@ def random_inputs(
 
 def _is_token(number: Any, config: Any) -> bool:
     return isinstance(number, int) and 0 <= number < config.vocab_size
+
+
+def of_images(config: Any) -> bool:
+    """Whether a config is of a model that reads images."""
+    return not hasattr(config, "vocab_size")
 
 
 def pair(size: int | Sequence[int]) -> tuple[int, int]:

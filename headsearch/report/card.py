@@ -73,7 +73,7 @@ _IMAGES = {
     "reads": "processor",
     "inputs": "batches of any size, of images as the processor makes them",
     "imports": "from PIL import Image\n",
-    "example": 'Image.open("picture.jpg")',
+    "example": 'Image.open("picture.jpg").convert("{mode}")',
 }
 
 
@@ -108,7 +108,7 @@ def card(exported: dict[str, Any]) -> str:
         "## How to load it",
         "",
         _LOADING[exported["format"]].format(
-            folder=folder, loader=exported["loader"], **(_IMAGES if exported["images"] else _TEXTS)
+            folder=folder, loader=exported["loader"], **_reading(exported["images"])
         ),
         "",
         "## How it was made",
@@ -122,6 +122,13 @@ def card(exported: dict[str, Any]) -> str:
         f"Searched with {_versions(result['environment'])}.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _reading(mode: str | None) -> dict[str, str]:
+    """Return how inputs are made, of images in a mode of Pillow's where there is one."""
+    if mode is None:
+        return _TEXTS
+    return {**_IMAGES, "example": _IMAGES["example"].format(mode=mode)}
 
 
 def claim_lines(exported: dict[str, Any]) -> list[str]:

@@ -26,10 +26,10 @@ def latency_lines(measured: dict[str, Any]) -> list[str]:
 
 def _row(result: dict[str, Any]) -> tuple[str, ...]:
     time, ratio, peak = result["milliseconds"], result["ratio"], result["peak_bytes"]
-    parameters = result["parameters"]
+    tokens, parameters = result["tokens"], result["parameters"]
     return (
         str(result["batch"]),
-        str(result["tokens"]),
+        "-" if tokens is None else str(tokens),
         result["model"],
         f"{time['median']:.4g} ({time['low']:.4g}-{time['high']:.4g})",
         f"{ratio['median']:.3f} ({ratio['low']:.3f}-{ratio['high']:.3f})",

@@ -18,7 +18,7 @@ from headsearch.errors import ModelError
 from headsearch.heads import HeadSet
 from headsearch.model.bundle import bundle
 from headsearch.model.checkpoint import load_config, load_model, load_pruned, write_pruned
-from headsearch.model.families import head_map, reads_images
+from headsearch.model.families import head_map, image_channels, reads_images
 from headsearch.model.gate import removed_heads
 from headsearch.model.narrow import RECORD, narrowed
 from headsearch.model.onnx import NEEDED, export_onnx, require_onnx
@@ -37,6 +37,7 @@ from headsearch.run.config import RunConfig
 from headsearch.run.folder import MASK, RunFolder
 from headsearch.run.points import operating_point
 from headsearch.run.session import environment
+from headsearch.task.images import mode_of
 
 CARD = "README.md"
 # How far the exported model may be from the gated original, see `samples.largest_difference`.
@@ -68,8 +69,9 @@ def export(
     Returns:
         JSON values: `format`, `folder`, the `loader` of transformers for it, the operating `point`,
         how far it is `apart` from the gated original, its and the original's `parameters` and
-        `multiply_adds` for an `example`, whether it reads `images`, `versions`, `commands`, the
-        run's `result`, the exported heads as a `mask`, and what the run `asked`.
+        `multiply_adds` for an `example`, Pillow's mode of the `images` that it reads or None,
+        `versions`, `commands`, the run's `result`, the exported heads as a `mask`, and what the run
+        `asked`.
 
     Raises:
         HeadsearchError: the run is not done, has no such operating point or is not of this model,
@@ -109,7 +111,7 @@ def export(
             "parameters": [size.parameters for size in sizes],
             "multiply_adds": [size.multiply_adds for size in sizes],
             "example": "an image" if reads_images(model) else f"{tokens} tokens",
-            "images": reads_images(model),
+            "images": mode_of(image_channels(model)) if reads_images(model) else None,
             "versions": _versions(kind),
             "commands": _commands(config, folder, out, kind, heads, safer, certified),
             "result": result,

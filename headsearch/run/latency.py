@@ -17,7 +17,7 @@ from headsearch.model.families import max_tokens
 from headsearch.model.latency import compare, peak_memory, threads
 from headsearch.model.onnx import FILE, OnnxSession, export_onnx, require_onnx
 from headsearch.model.parameters import parameters
-from headsearch.model.samples import input_names, random_inputs, sample_inputs
+from headsearch.model.samples import input_names, of_images, random_inputs, sample_inputs
 from headsearch.run.session import environment
 
 
@@ -26,6 +26,7 @@ class _Contender:
     name: str
     parameters: int | None  # None: in ONNX Runtime, which also keeps what memory it once took
     most_tokens: int | None
+    images: bool  # what it reads, so that tokens are of no account
     prepare: Callable[[int, int], Callable[[], object]]  # for (batch, tokens)
 
 
@@ -41,6 +42,8 @@ def latency(
 ) -> dict[str, Any]:
     """Measure models against the first one, for every batch size and number of tokens.
 
+    Models that read images have no tokens, and are measured once for every batch size.
+
     Args:
         models: folders or hub names; a folder with `model.onnx` runs in ONNX Runtime.
         batches, tokens: sizes of the input.
@@ -50,7 +53,8 @@ def latency(
         onnx: measure each model in ONNX Runtime too.
 
     Returns:
-        JSON values: how it was measured, and `results`, one for each size and model.
+        JSON values: how it was measured, and `results`, one for each size and model; `tokens` of
+        images are None.
 
     Raises:
         InputError, ModelError: a value is out of range, or a model can't be loaded.
@@ -82,10 +86,12 @@ def latency(
                     f"`tokens` must be at most {most}, the positions of {contender.name}, "
                     f"but got {max(tokens)}"
                 )
+        images = all(contender.images for contender in contenders)
+        counts: Sequence[int | None] = [None] if images else tokens
         results = [
             result
             for batch in batches
-            for count in tokens
+            for count in counts
             for result in _measure(contenders, batch, count, repeats, device)
         ]
         used = torch.get_num_threads()
@@ -100,9 +106,9 @@ def latency(
 
 
 def _measure(
-    contenders: Sequence[_Contender], batch: int, tokens: int, repeats: int, device: str
+    contenders: Sequence[_Contender], batch: int, tokens: int | None, repeats: int, device: str
 ) -> list[dict[str, Any]]:
-    calls = [contender.prepare(batch, tokens) for contender in contenders]
+    calls = [contender.prepare(batch, tokens or 1) for contender in contenders]
     timings = compare(calls, repeats, device)
     return [
         {
@@ -134,7 +140,8 @@ def _load(name: str, device: str, thread_count: int | None) -> _Contender:
         inputs = {n: t.to(device) for n, t in sample_inputs(model, batch, tokens).items()}
         return lambda: model(**inputs)
 
-    return _Contender(name, parameters(model), max_tokens(model), prepare)
+    images = of_images(model.config)
+    return _Contender(name, parameters(model), max_tokens(model), images, prepare)
 
 
 def _converted(name: str, folder: Path, thread_count: int | None) -> _Contender:
@@ -150,4 +157,4 @@ def _in_onnx_runtime(name: str, folder: Path, config: Any, thread_count: int | N
         inputs = random_inputs(config, batch, tokens)
         return lambda: session(inputs)
 
-    return _Contender(name, None, None, prepare)
+    return _Contender(name, None, None, of_images(config), prepare)

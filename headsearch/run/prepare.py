@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from headsearch import __version__
@@ -18,7 +19,15 @@ from headsearch.errors import DataError, InputError, ModelError
 from headsearch.heads import HeadMap
 from headsearch.model.bundle import ModelBundle, bundle
 from headsearch.model.checkpoint import load_model
-from headsearch.model.families import head_map, kind_of, max_tokens, reads_images, vocabulary
+from headsearch.model.families import (
+    end_token,
+    head_map,
+    image_channels,
+    kind_of,
+    max_tokens,
+    reads_images,
+    vocabulary,
+)
 from headsearch.run.config import PARTS, RunConfig
 from headsearch.task.batches import BatchedData, tokenise
 from headsearch.task.data import Examples, load_examples
@@ -30,6 +39,8 @@ from headsearch.task.sources import lacks
 
 # A new number makes old memos unusable: raise it when the evaluator's arithmetic changes.
 SCORING = 6
+# So many characters of a text that is refused are shown.
+SHOWN = 60
 
 
 @dataclass(frozen=True)
@@ -167,11 +178,12 @@ def make_task(
 
     def tokenised(part: Examples) -> BatchedData:
         if reads_images(model):
-            return batch_images(part, tokenizer)
+            return batch_images(part, tokenizer, image_channels(model))
         batched = tokenise(
             part, tokenizer, max_length=config.max_length, max_positions=max_tokens(model)
         )
         _check_vocabulary(batched, tokenizer, vocabulary(model))
+        _check_ends(batched, part, tokenizer, model)
         return batched
 
     data = tokenised(examples)
@@ -205,6 +217,26 @@ def _check_vocabulary(data: BatchedData, tokenizer: Any, known: int | None) -> N
             f"the tokenizer's ids must be below {known}, the model's vocabulary, but "
             f"{tokenizer.convert_ids_to_tokens(largest)!r} is {largest}: it is not the model's "
             "own, or tokens were added to it (see `resize_token_embeddings`)"
+        )
+
+
+def _check_ends(data: BatchedData, examples: Examples, tokenizer: Any, model: nn.Module) -> None:
+    """Check that texts hold no end token of their own where a model classifies by it."""
+    end = end_token(model)
+    if end is None:
+        return
+    batches = [batch.arrays for batch in data.batches]
+    found = [((b["input_ids"] == end) & (b["attention_mask"] == 1)).sum(axis=1) for b in batches]
+    counts = np.empty(data.examples, np.int64)
+    counts[data.order] = np.concatenate(found)
+    usual = int(np.bincount(counts).argmax())
+    wrong = np.flatnonzero(counts != usual)
+    if len(wrong):
+        row = int(wrong[0])
+        raise DataError(
+            f"texts must all have as many end tokens, {tokenizer.convert_ids_to_tokens(end)!r}, as "
+            f"{type(model).__name__} classifies by the last one, but row {row} has {counts[row]} "
+            f"and most have {usual}: {examples.texts[row][:SHOWN]!r}"
         )
 
 

@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from headsearch.errors import DataError, InputError
+from headsearch.errors import DataError, InputError, ModelError
 from headsearch.task.batches import Batch, BatchedData, labels_of, readout_of, round_of
 from headsearch.task.data import Examples
 
 # Examples of a batch: an image is as much work as hundreds of tokens.
 BATCH_IMAGES = 16
+# Pillow's modes of images with so many channels.
+MODES = {1: "L", 3: "RGB"}
 
 
 def images_of(values: Sequence[Any], column: str) -> list[np.ndarray]:
@@ -67,19 +69,43 @@ def _bytes(pixels: np.ndarray) -> np.ndarray:
     return pixels.astype(np.uint8)
 
 
+def mode_of(channels: int) -> str:
+    """Return Pillow's mode of the images that a model with so many channels reads.
+
+    Raises:
+        ModelError: there is none.
+    """
+    if channels not in MODES:
+        raise ModelError(
+            "a model of images must read 1 channel or 3 but its `config.num_channels` is "
+            f"{channels}"
+        )
+    return MODES[channels]
+
+
+def _in_mode(image: np.ndarray, mode: str) -> np.ndarray:
+    """Return a coloured image in a mode of Pillow's, (height, width, channels) uint8."""
+    from PIL import Image  # is there where there are images
+
+    return np.atleast_3d(np.asarray(Image.fromarray(image).convert(mode)))
+
+
 def batch_images(
-    examples: Examples, processor: Any, batch_images: int = BATCH_IMAGES
+    examples: Examples, processor: Any, channels: int = 3, batch_images: int = BATCH_IMAGES
 ) -> BatchedData:
     """Have a model's image processor make pixels of images, once, and batch them.
 
     Args:
         examples: images and labels.
         processor: a transformers image processor.
+        channels: that the model reads: of 1, images are made grey.
         batch_images: most images of one batch.
 
     Raises:
-        InputError: the processor makes images of different sizes.
+        ModelError: no images have so many channels.
+        InputError: the processor takes no such images, or makes images of different sizes.
     """
+    mode = mode_of(channels)
     count = len(examples)
     starts = range(0, count, batch_images)
     # Every round is a fair sample of all places.
@@ -87,12 +113,19 @@ def batch_images(
     groups = [np.arange(starts[i], min(starts[i] + batch_images, count)) for i in order]
     batches = []
     for group in groups:
-        made = processor([examples.texts[i] for i in group], return_tensors="np")
-        pixels = np.ascontiguousarray(made["pixel_values"], dtype=np.float32)
-        if pixels.ndim != 4:
+        images = [_in_mode(examples.texts[i], mode) for i in group]
+        try:
+            made = processor(images, return_tensors="np")
+        except ValueError as error:
             raise InputError(
-                "the image processor must make pixels (images, channels, height, width) but made "
-                f"{pixels.shape}"
+                f"the image processor must take images of {channels} channels, as the model reads "
+                f"them, but: {error}"
+            ) from None
+        pixels = np.ascontiguousarray(made["pixel_values"], dtype=np.float32)
+        if pixels.ndim != 4 or pixels.shape[1] != channels:
+            raise InputError(
+                f"the image processor must make pixels (images, {channels} channels, height, "
+                f"width) but made {pixels.shape}"
             )
         batches.append(Batch({"pixel_values": pixels}, readout_of(examples, None, group)))
     sizes = {batch.arrays["pixel_values"].shape[1:] for batch in batches}

@@ -69,6 +69,23 @@ def test_weights_are_float32_whatever_was_saved(tmp_path: Path) -> None:
         assert model.config.dtype == torch.float32
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("removed", [[], [(0, 1)]])
+def test_load_pruned_keeps_the_dtype_that_was_saved(
+    tmp_path: Path, removed: list[tuple[int, int]], dtype: torch.dtype
+) -> None:
+    whole = tiny_model("BERT")
+    model = headsearch.prune(whole, removed) if removed else whole
+    save_pruned(model.to(dtype), tmp_path / "saved")
+    loaded: Any = load_pruned(tmp_path / "saved")
+    assert {p.dtype for p in loaded.parameters()} == {dtype}
+    assert loaded.config.dtype == dtype
+    theirs = AutoModelForSequenceClassification.from_pretrained(
+        tmp_path / "saved", trust_remote_code=True
+    )
+    assert {p.dtype for p in theirs.parameters()} == {dtype}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

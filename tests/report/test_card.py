@@ -50,7 +50,7 @@ def exported(
         "parameters": [900, 1000],
         "multiply_adds": [5000, 7000],
         "example": "128 tokens",
-        "images": False,
+        "images": None,
         "versions": {"headsearch": "9.9"},
         "commands": ["headsearch run m --data d.csv"],
         "mask": SHAPE.to_mask(heads),

@@ -23,6 +23,7 @@ from transformers import (
 )
 
 from tests.tiny import BERT_LIKE
+from tests.tiny_families import case
 from tests.words import tiny_tokenizer
 
 
@@ -386,3 +387,26 @@ def test_a_folder_that_can_not_be_made(assets: Any, tmp_path: Path, headsearch: 
     done = headsearch("run", assets.model, "--data", assets.data, "--out", out)
     refused(done, "could not write")
     assert (tmp_path / "file").read_text() == "x"
+
+
+@pytest.mark.parametrize("family", ["BART", "T5"])
+def test_an_end_token_in_a_text_of_a_model_that_classifies_by_ends(
+    family: str, refuse: Any, headsearch: Any, tmp_path: Path
+) -> None:
+    tokenizer, folder = tiny_tokenizer(), tmp_path / "model"
+    tokenizer.model_input_names = ["input_ids", "attention_mask"]
+    model: Any = case(family)[0]
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    labels = [0, 1, 2, 0, 1]
+    texts = ["good1", "bad1 bad2 bad3", "word1", "word2 [SEP] good2 [SEP]", "[SEP]"]
+    refuse(
+        f"texts must all have as many end tokens, '[SEP]', as {type(model).__name__} classifies by "
+        "the last one, but row 3 has 3 and most have 1: 'word2 [SEP] good2 [SEP]'",
+        model=folder,
+        data=csv(tmp_path / "ends.csv", text=texts, label=labels),
+    )
+    pairs = csv(tmp_path / "pairs.csv", text=texts[:3] * 2, pair=texts[:3] * 2, label=[0, 1, 2] * 2)
+    options = ("--pair-column", "pair", "--max-evaluations", 2, "--engine", "inline", "--quiet")
+    done = headsearch("run", folder, "--data", pairs, *options, "--out", tmp_path / "pairs")
+    assert done.code in (0, 3), done.err

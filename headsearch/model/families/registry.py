@@ -54,6 +54,9 @@ CLASSIFIERS = ("classifier", "score", "classification_head", "cls_classifier")
 # What else may be on top, by the ends of its classes' names.
 TOPS = {("ForTokenClassification",): TOKENS, ("ForCausalLM", "LMHeadModel"): SEQUENCES}
 
+# What has a classifier by one of these names, but not of whole inputs.
+OTHER_TOPS = ("ForMultipleChoice", "ForQuestionAnswering")
+
 _registered: list[Family] = []
 
 
@@ -159,7 +162,8 @@ def kind_of(model: nn.Module, padding: int | None = None) -> str:
     for endings, kind in TOPS.items():
         if any(name.endswith(endings) for name in names):
             return kind
-    if not any(hasattr(model, name) for name in CLASSIFIERS):
+    other = any(name.endswith(OTHER_TOPS) for name in names)
+    if other or not any(hasattr(model, name) for name in CLASSIFIERS):
         raise ModelError(
             f"{type(model).__name__} has no classification head: headsearch needs a model for "
             "sequence, token or image classification, or a causal language model"
@@ -178,6 +182,11 @@ def kind_of(model: nn.Module, padding: int | None = None) -> str:
 def reads_images(model: nn.Module) -> bool:
     """Whether a model reads pixels in place of tokens."""
     return getattr(model, "main_input_name", None) == "pixel_values"
+
+
+def image_channels(model: nn.Module) -> int:
+    """Return how many channels the images have that the model reads: 3 where it does not say."""
+    return int(getattr(model.config, "num_channels", 3))
 
 
 def head_map(model: nn.Module) -> HeadMap:
@@ -220,6 +229,17 @@ def vocabulary(model: nn.Module) -> int | None:
         return int(whole.get_input_embeddings().num_embeddings)
     except (AttributeError, NotImplementedError):  # what reads pixels has none
         return None
+
+
+def end_token(model: nn.Module) -> int | None:
+    """Return the token of which all texts must have as many, as the model classifies by the last.
+
+    BART's and T5's sequence classifiers do, and other encoders with decoders; None of all others.
+    """
+    config: Any = model.config
+    if getattr(config, "is_encoder_decoder", False) and hasattr(model, "classification_head"):
+        return config.eos_token_id if isinstance(config.eos_token_id, int) else None
+    return None
 
 
 def max_tokens(model: nn.Module) -> int | None:
