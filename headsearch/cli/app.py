@@ -27,6 +27,7 @@ INTERRUPTED = 130
 NOTHING_FOUND = 3
 NOT_VERIFIED = 1
 FAULT = 70  # EX_SOFTWARE of sysexits.h
+UNREAD = 141  # as shells call the end of a command whose output nobody reads: 128 and SIGPIPE
 SHELLS = ("bash", "zsh", "fish")
 
 
@@ -159,7 +160,7 @@ def verify(
     scores = command.verify(target, data, map, given, point)
     click.echo(json.dumps(scores, indent=1) if as_json else "\n".join(verify_lines(scores)))
     if not scores.get("verified", True):
-        sys.exit(NOT_VERIFIED)
+        click.get_current_context().exit(NOT_VERIFIED)
 
 
 @cli.command(
@@ -282,25 +283,25 @@ def _config(config_file: Path | None, **values: Any) -> RunConfig:
 
 def _search(folder: Path, quiet: bool, as_json: bool, call: Callable[[Any], Any]) -> None:
     """Run a search under a progress display, and print how it ended."""
-    from headsearch.report.console import Progress
+    from headsearch.report.console import Progress, StderrConsole
     from headsearch.report.summary import result_lines
 
     title = f"headsearch: {folder} (Ctrl-C stops it, and it can be resumed)"
     try:
-        with Progress(Console(stderr=True), quiet, title) as progress:
+        with Progress(StderrConsole(), quiet, title) as progress:
             outcome = call(progress)
     except KeyboardInterrupt:
         # Not through the console: it may be what was interrupted, half way through a line.
         begun = (folder / "config.json").exists()
         text = f"go on with: {_resume_command(folder)}" if begun else "nothing was written"
         click.echo(f"headsearch: interrupted; {text}", err=True)
-        sys.exit(INTERRUPTED)
+        click.get_current_context().exit(INTERRUPTED)
     if as_json:
         click.echo(json.dumps(outcome.result, indent=1))
     elif not quiet:
         click.echo("\n".join([*result_lines(outcome.result, outcome.mask), "", f"in {folder}"]))
     if outcome.stopped_by_budget and not outcome.result["best"]["heads_removed"]:
-        sys.exit(NOTHING_FOUND)
+        click.get_current_context().exit(NOTHING_FOUND)
 
 
 def _resume_command(folder: Path) -> str:
@@ -327,6 +328,11 @@ def main() -> None:
     """Entry point: every expected error is one line on stderr and exit code 2."""
     try:
         _main()
+    except BrokenPipeError:  # nobody reads the error either
+        from headsearch.report.console import silence
+
+        silence(sys.stderr)
+        sys.exit(UNREAD)
     except Exception:  # Python's own exit code for it is `NOT_VERIFIED`
         traceback.print_exc()
         sys.exit(FAULT)
@@ -335,7 +341,9 @@ def main() -> None:
 def _main() -> None:
     try:
         # Not standalone: click would end with 1 where it is interrupted, which is `NOT_VERIFIED`.
-        sys.exit(cli.main(standalone_mode=False))
+        code = cli.main(standalone_mode=False)
+    except SystemExit as ended:  # commands return their codes: click or rich found a closed pipe
+        sys.exit(UNREAD if ended.code == 1 else ended.code)
     except HeadsearchError as error:
         click.echo(f"headsearch: {error}", err=True)
         sys.exit(error.exit_code)
@@ -350,3 +358,4 @@ def _main() -> None:
     except (click.Abort, KeyboardInterrupt):
         click.echo("headsearch: interrupted", err=True)
         sys.exit(INTERRUPTED)
+    sys.exit(code)

@@ -148,7 +148,7 @@ def _search(
             except KeyboardInterrupt:
                 progress.write("interrupted")
                 raise
-            except Exception:
+            except BaseException:  # an exit, too, or status would call it running
                 progress.write("failed")
                 raise
         finally:

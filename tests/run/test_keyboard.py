@@ -138,6 +138,40 @@ def test_bash_completes_commands_options_and_values(tmp_path: Path) -> None:
     assert complete("headsearch", "run", "m", "--max-ev") == ["--max-evaluations"]
 
 
+@pytest.mark.parametrize(
+    ("options", "read"), [((), ""), (("--json",), ""), (("--watch",), "50 heads removed")]
+)
+def test_a_reader_that_goes_is_no_failed_verification(
+    run: Path, options: tuple[str, ...], read: str
+) -> None:
+    write(run)
+    with subprocess.Popen(
+        [sys.executable, "-m", "headsearch", "status", str(run), *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        if read:
+            assert process.stdout.readline().startswith(read)
+        process.stdout.close()
+        aside = run / "aside"
+        aside.write_text(json.dumps(values(state="failed", best=[51, 0.809, 0.4])))
+        aside.rename(run / "progress.json")
+        assert process.stderr.read() == ""
+        assert process.wait(60) == 141
+
+
+def test_nobody_has_to_read_an_error(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "headsearch", "verify", str(tmp_path)], stderr=subprocess.PIPE
+    ) as process:
+        assert process.stderr is not None
+        process.stderr.close()
+        assert process.wait(60) == 141
+
+
 @pytest.mark.parametrize("error", [ZeroDivisionError("oh"), OSError("no file is named")])
 def test_a_fault_of_its_own_is_no_failed_verification(
     error: Exception, monkeypatch: pytest.MonkeyPatch, headsearch: Any
