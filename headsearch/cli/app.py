@@ -98,23 +98,25 @@ def resume(folder: Path, quiet: bool, as_json: bool, **given: Any) -> None:
 )
 @click.argument("folder", metavar="RUN", type=PATH)
 @click.option("--watch", "stay", is_flag=True, help="Stay, and show how it goes until it ends.")
-@click.option("--json", "as_json", is_flag=True, help="Print progress.json.")
+@click.option("--json", "as_json", is_flag=True, help="Print progress.json to stdout.")
 def status(folder: Path, stay: bool, as_json: bool) -> None:
     """Show how RUN is going, from any machine that sees its folder."""
+    from headsearch.report.console import StderrConsole
     from headsearch.report.screen import screen_lines
     from headsearch.report.summary import result_lines
     from headsearch.report.watch import state_line, wait_for_start, watch
     from headsearch.run.folder import MASK, PROGRESS, RESULT, RunFolder
 
-    opened, console = RunFolder.open(folder), Console()
+    opened = RunFolder.open(folder)
+    console = StderrConsole() if as_json else Console()
     if stay:
         wait_for_start(lambda: opened.read_json(PROGRESS))
     progress = opened.progress()
+    if stay:
+        progress = watch(opened.progress, opened.progress_age, console)
     if as_json:
         click.echo(json.dumps(progress, indent=1))
         return
-    if stay:
-        progress = watch(opened.progress, opened.progress_age, console)
     lines = [state_line(progress, opened.progress_age(), _resume_command(folder))]
     if not stay:
         lines += screen_lines(progress, console.width)

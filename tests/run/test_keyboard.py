@@ -88,6 +88,13 @@ def test_data_that_went_through_a_function_do_so_again(run: Path, headsearch: An
     assert line.endswith(f"go on with: headsearch resume '{run}' --map 'my prep.py:clean'")
 
 
+def end(run: Path) -> None:
+    """Write that a search has failed, with another head removed by then."""
+    aside = run / "aside"
+    aside.write_text(json.dumps(values(state="failed", best=[51, 0.809, 0.4])))
+    aside.rename(run / "progress.json")
+
+
 def test_watching_goes_on_until_the_run_ends(run: Path) -> None:
     write(run)
     process = subprocess.Popen(
@@ -99,12 +106,28 @@ def test_watching_goes_on_until_the_run_ends(run: Path) -> None:
     first = process.stdout.readline()
     assert first.startswith("50 heads removed, accuracy 0.8091 | ")
     assert process.poll() is None
-    aside = run / "aside"
-    aside.write_text(json.dumps(values(state="failed", best=[51, 0.809, 0.4])))
-    aside.rename(run / "progress.json")
+    end(run)
     rest, _ = process.communicate(timeout=60)
     assert rest.splitlines()[0].startswith("51 heads removed")
     assert rest.splitlines()[-1].startswith("failed; go on with: headsearch resume ")
+    assert process.returncode == 0
+
+
+def test_who_watches_for_json_gets_how_it_ended(run: Path) -> None:
+    write(run)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "headsearch", "status", str(run), "--watch", "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    assert process.stderr.readline().startswith("50 heads removed, accuracy 0.8091 | ")
+    end(run)
+    printed, _ = process.communicate(timeout=60)
+    ended = json.loads(printed)
+    assert (ended["state"], ended["best"][0]) == ("failed", 51)
+    assert ended == json.loads((run / "progress.json").read_text())
     assert process.returncode == 0
 
 
@@ -156,9 +179,7 @@ def test_a_reader_that_goes_is_no_failed_verification(
         if read:
             assert process.stdout.readline().startswith(read)
         process.stdout.close()
-        aside = run / "aside"
-        aside.write_text(json.dumps(values(state="failed", best=[51, 0.809, 0.4])))
-        aside.rename(run / "progress.json")
+        end(run)
         assert process.stderr.read() == ""
         assert process.wait(60) == 141
 
