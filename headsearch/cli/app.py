@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shlex
 import sys
@@ -328,6 +329,8 @@ def _next_folder(name: str) -> Path:
 
 def main() -> None:
     """Entry point: every expected error is one line on stderr and exit code 2."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # blocks and dots are not in every encoding
+        sys.stdout.reconfigure(errors="replace")
     try:
         _main()
     except BrokenPipeError:  # nobody reads the error either

@@ -63,6 +63,20 @@ def test_a_running_search_is_shown_as_on_its_own_screen(run: Path, headsearch: A
     assert "accuracy by heads removed" in lines
 
 
+def test_what_an_old_encoding_lacks_is_a_question_mark(run: Path, headsearch: Any) -> None:
+    write(run)
+    shown = headsearch("status", run).out
+    assert "┤" in shown
+    done = subprocess.run(
+        [sys.executable, "-m", "headsearch", "status", str(run)],
+        env={**os.environ, "PYTHONIOENCODING": "latin-1"},
+        capture_output=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout == shown.encode("latin-1", "replace")
+
+
 def test_a_search_that_has_fallen_silent_says_how_to_go_on(run: Path, headsearch: Any) -> None:
     write(run)
     then = time.time() - 300
