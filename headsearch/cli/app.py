@@ -18,7 +18,7 @@ from rich.console import Console
 from headsearch import __version__
 from headsearch.cli import options
 from headsearch.cli.helping import Command, Common
-from headsearch.cli.options import PATH
+from headsearch.cli.options import MAYBE_PATH, PATH
 from headsearch.errors import HeadsearchError
 from headsearch.run.config import EXPORT_FORMATS, RunConfig, inherited
 from headsearch.run.options import read_options
@@ -134,7 +134,9 @@ def status(folder: Path, stay: bool, as_json: bool) -> None:
 )
 @click.argument("target", metavar="RUN_OR_MODEL", type=PATH)
 @options.point
-@click.option("--data", cls=Common, help="Score on other data, with the run's columns.")
+@click.option(
+    "--data", cls=Common, help="Score on other data, with the run's columns.", **MAYBE_PATH
+)
 @click.option("--metric", type=click.Choice(METRICS), metavar="NAME", help="Of a model. [its own]")
 @options.columns
 @click.option("--max-length", type=int, help="Cut texts to so many tokens.")
@@ -193,7 +195,7 @@ def export(folder: Path, kind: str, out: Path, **point: Any) -> None:
     epilog="Example: headsearch latency ./model ./small --batch 1 --tokens 128",
     short_help="Measure models against each other.",
 )
-@click.argument("models", metavar="MODEL...", nargs=-1, required=True)
+@click.argument("models", metavar="MODEL...", nargs=-1, required=True, **MAYBE_PATH)
 @click.option("--batch", "batches", type=int, multiple=True, help="Examples. [1 and 32]")
 @click.option("--tokens", type=int, multiple=True, help="Of each example. [32 and 128]")
 @click.option("--threads", type=int, help="CPU threads. [as the libraries choose]")

@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 import pytest
+from click.shell_completion import BashComplete
 
 from headsearch.cli import cli
 from tests.report.progress import values
@@ -205,6 +206,28 @@ def test_nobody_has_to_read_an_error(tmp_path: Path) -> None:
         assert process.stderr is not None
         process.stderr.close()
         assert process.wait(60) == 141
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "run",
+        "plan",
+        "verify",
+        "latency",
+        "latency one",
+        "run m --data",
+        "run m --certify-data",
+        "run m --map",
+        "run m --config",
+        "verify m --data",
+        "status",
+    ],
+)
+def test_shells_complete_paths_where_one_may_stand(words: str) -> None:
+    completion = BashComplete(cli, {}, "headsearch", "_HEADSEARCH_COMPLETE")
+    (found,) = completion.get_completions(words.split(), "./begun")
+    assert (found.type, found.value) == ("file", "./begun")
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError("oh"), OSError("no file is named")])
