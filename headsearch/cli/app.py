@@ -85,7 +85,10 @@ def plan(out: Path | None, price_per_hour: float | None, as_json: bool, **given:
 @options.resumable
 @options.shown
 def resume(folder: Path, quiet: bool, as_json: bool, **given: Any) -> None:
-    """Go on with RUN; budgets, certificate and engine may change. Every score it has is used."""
+    """Go on with RUN; budgets, certificate and engine may change. Every score it has is used.
+
+    What is not given stays as the run had it: defaults below are those of a new run.
+    """
     from headsearch.run import command
     from headsearch.run.folder import RunFolder
 

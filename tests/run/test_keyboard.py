@@ -56,6 +56,12 @@ def test_all_options_are_shown_on_demand(command: str, headsearch: Any) -> None:
     assert "--cache-mb" not in headsearch(command, "--help").out
 
 
+def test_resume_says_that_defaults_are_not_its_own(headsearch: Any) -> None:
+    words = " ".join(headsearch("resume", "--help").out.split())
+    assert "--max-drop X How far the metric may fall, absolute. [0.01]" in words
+    assert "What is not given stays as the run had it" in words
+
+
 def test_a_running_search_is_shown_as_on_its_own_screen(run: Path, headsearch: Any) -> None:
     write(run)
     lines = headsearch("status", run).out.splitlines()
