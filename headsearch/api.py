@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from torch import nn
 
 from headsearch.callbacks.base import Callbacks
@@ -22,7 +21,7 @@ from headsearch.model.families import check_model, head_map, kind_of, reads_imag
 from headsearch.model.narrow import narrowed
 from headsearch.model.plain import check_alike
 from headsearch.report import page
-from headsearch.report.console import Progress
+from headsearch.report.console import Progress, StderrConsole
 from headsearch.report.figures import require_matplotlib
 from headsearch.report.summary import result_lines
 from headsearch.run import engines
@@ -208,7 +207,7 @@ def _search(
         if memo is not None:
             store = engines.open_memo(workers, Path(memo), task.fingerprint)
         try:
-            with Progress(Console(stderr=True), quiet=not progress) as watcher:
+            with Progress(StderrConsole(), quiet=not progress) as watcher:
                 outcome = run_search(
                     task,
                     config,

@@ -5,12 +5,15 @@ from __future__ import annotations
 import ast
 import re
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import click
 import pytest
 
 import headsearch
 from headsearch.cli import cli
+from headsearch.run.points import OperatingPoint
 from headsearch.testing import capability_table
 
 ROOT = Path(__file__).parent.parent
@@ -46,13 +49,31 @@ def test_commands_and_options_are_real(page: Path) -> None:
     assert set(called) <= set(cli.commands)
 
 
-def test_python_in_the_readme_parses_and_calls_what_there_is() -> None:
+def python_in_the_readme() -> list[ast.Module]:
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
     assert blocks
-    for block in blocks:
-        for node in ast.walk(ast.parse(block)):
+    return [ast.parse(block) for block in blocks]
+
+
+def test_python_in_the_readme_parses_and_calls_what_there_is() -> None:
+    for block in python_in_the_readme():
+        for node in ast.walk(block):
             if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "headsearch":
                 assert node.attr in headsearch.__all__
+
+
+def test_python_in_the_readme_takes_one_safer_point_too() -> None:
+    point = OperatingPoint((), heads_removed=0, saved=0, metric=0.8, loss=0.4)
+    result = SimpleNamespace(safer_points=(point,))
+    (code,) = (
+        text
+        for block in python_in_the_readme()
+        for text in map(ast.unparse, block.body)
+        if "safer_points" in text
+    )
+    names: dict[str, Any] = {"result": result}
+    exec(code, names)  # noqa: S102  # the README's own
+    assert names["safer"] == point
 
 
 def test_every_pinned_version_is_of_a_declared_dependency_and_the_other_way_round() -> None:

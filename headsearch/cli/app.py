@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shlex
 import sys
@@ -17,7 +18,7 @@ from rich.console import Console
 from headsearch import __version__
 from headsearch.cli import options
 from headsearch.cli.helping import Command, Common
-from headsearch.cli.options import PATH
+from headsearch.cli.options import MAYBE_PATH, PATH
 from headsearch.errors import HeadsearchError
 from headsearch.run.config import EXPORT_FORMATS, RunConfig, inherited
 from headsearch.run.options import read_options
@@ -27,6 +28,7 @@ INTERRUPTED = 130
 NOTHING_FOUND = 3
 NOT_VERIFIED = 1
 FAULT = 70  # EX_SOFTWARE of sysexits.h
+UNREAD = 141  # as shells call the end of a command whose output nobody reads: 128 and SIGPIPE
 SHELLS = ("bash", "zsh", "fish")
 
 
@@ -83,7 +85,10 @@ def plan(out: Path | None, price_per_hour: float | None, as_json: bool, **given:
 @options.resumable
 @options.shown
 def resume(folder: Path, quiet: bool, as_json: bool, **given: Any) -> None:
-    """Go on with RUN; budgets, certificate and engine may change. Every score it has is used."""
+    """Go on with RUN; budgets, certificate and engine may change. Every score it has is used.
+
+    What is not given stays as the run had it: defaults below are those of a new run.
+    """
     from headsearch.run import command
     from headsearch.run.folder import RunFolder
 
@@ -97,23 +102,25 @@ def resume(folder: Path, quiet: bool, as_json: bool, **given: Any) -> None:
 )
 @click.argument("folder", metavar="RUN", type=PATH)
 @click.option("--watch", "stay", is_flag=True, help="Stay, and show how it goes until it ends.")
-@click.option("--json", "as_json", is_flag=True, help="Print progress.json.")
+@click.option("--json", "as_json", is_flag=True, help="Print progress.json to stdout.")
 def status(folder: Path, stay: bool, as_json: bool) -> None:
     """Show how RUN is going, from any machine that sees its folder."""
+    from headsearch.report.console import StderrConsole
     from headsearch.report.screen import screen_lines
     from headsearch.report.summary import result_lines
     from headsearch.report.watch import state_line, wait_for_start, watch
     from headsearch.run.folder import MASK, PROGRESS, RESULT, RunFolder
 
-    opened, console = RunFolder.open(folder), Console()
+    opened = RunFolder.open(folder)
+    console = StderrConsole() if as_json else Console()
     if stay:
         wait_for_start(lambda: opened.read_json(PROGRESS))
     progress = opened.progress()
+    if stay:
+        progress = watch(opened.progress, opened.progress_age, console)
     if as_json:
         click.echo(json.dumps(progress, indent=1))
         return
-    if stay:
-        progress = watch(opened.progress, opened.progress_age, console)
     lines = [state_line(progress, opened.progress_age(), _resume_command(folder))]
     if not stay:
         lines += screen_lines(progress, console.width)
@@ -130,7 +137,9 @@ def status(folder: Path, stay: bool, as_json: bool) -> None:
 )
 @click.argument("target", metavar="RUN_OR_MODEL", type=PATH)
 @options.point
-@click.option("--data", cls=Common, help="Score on other data, with the run's columns.")
+@click.option(
+    "--data", cls=Common, help="Score on other data, with the run's columns.", **MAYBE_PATH
+)
 @click.option("--metric", type=click.Choice(METRICS), metavar="NAME", help="Of a model. [its own]")
 @options.columns
 @click.option("--max-length", type=int, help="Cut texts to so many tokens.")
@@ -159,7 +168,7 @@ def verify(
     scores = command.verify(target, data, map, given, point)
     click.echo(json.dumps(scores, indent=1) if as_json else "\n".join(verify_lines(scores)))
     if not scores.get("verified", True):
-        sys.exit(NOT_VERIFIED)
+        click.get_current_context().exit(NOT_VERIFIED)
 
 
 @cli.command(
@@ -189,7 +198,7 @@ def export(folder: Path, kind: str, out: Path, **point: Any) -> None:
     epilog="Example: headsearch latency ./model ./small --batch 1 --tokens 128",
     short_help="Measure models against each other.",
 )
-@click.argument("models", metavar="MODEL...", nargs=-1, required=True)
+@click.argument("models", metavar="MODEL...", nargs=-1, required=True, **MAYBE_PATH)
 @click.option("--batch", "batches", type=int, multiple=True, help="Examples. [1 and 32]")
 @click.option("--tokens", type=int, multiple=True, help="Of each text. [32 and 128]")
 @click.option("--threads", type=int, help="CPU threads. [as the libraries choose]")
@@ -284,25 +293,25 @@ def _config(config_file: Path | None, **values: Any) -> RunConfig:
 
 def _search(folder: Path, quiet: bool, as_json: bool, call: Callable[[Any], Any]) -> None:
     """Run a search under a progress display, and print how it ended."""
-    from headsearch.report.console import Progress
+    from headsearch.report.console import Progress, StderrConsole
     from headsearch.report.summary import result_lines
 
     title = f"headsearch: {folder} (Ctrl-C stops it, and it can be resumed)"
     try:
-        with Progress(Console(stderr=True), quiet, title) as progress:
+        with Progress(StderrConsole(), quiet, title) as progress:
             outcome = call(progress)
     except KeyboardInterrupt:
         # Not through the console: it may be what was interrupted, half way through a line.
         begun = (folder / "config.json").exists()
         text = f"go on with: {_resume_command(folder)}" if begun else "nothing was written"
         click.echo(f"headsearch: interrupted; {text}", err=True)
-        sys.exit(INTERRUPTED)
+        click.get_current_context().exit(INTERRUPTED)
     if as_json:
         click.echo(json.dumps(outcome.result, indent=1))
     elif not quiet:
         click.echo("\n".join([*result_lines(outcome.result, outcome.mask), "", f"in {folder}"]))
     if outcome.stopped_by_budget and not outcome.result["best"]["heads_removed"]:
-        sys.exit(NOTHING_FOUND)
+        click.get_current_context().exit(NOTHING_FOUND)
 
 
 def _resume_command(folder: Path) -> str:
@@ -327,8 +336,15 @@ def _next_folder(name: str) -> Path:
 
 def main() -> None:
     """Entry point: every expected error is one line on stderr and exit code 2."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # blocks and dots are not in every encoding
+        sys.stdout.reconfigure(errors="replace")
     try:
         _main()
+    except BrokenPipeError:  # nobody reads the error either
+        from headsearch.report.console import silence
+
+        silence(sys.stderr)
+        sys.exit(UNREAD)
     except Exception:  # Python's own exit code for it is `NOT_VERIFIED`
         traceback.print_exc()
         sys.exit(FAULT)
@@ -337,7 +353,9 @@ def main() -> None:
 def _main() -> None:
     try:
         # Not standalone: click would end with 1 where it is interrupted, which is `NOT_VERIFIED`.
-        sys.exit(cli.main(standalone_mode=False))
+        code = cli.main(standalone_mode=False)
+    except SystemExit as ended:  # commands return their codes: click or rich found a closed pipe
+        sys.exit(UNREAD if ended.code == 1 else ended.code)
     except HeadsearchError as error:
         click.echo(f"headsearch: {error}", err=True)
         sys.exit(error.exit_code)
@@ -352,3 +370,4 @@ def _main() -> None:
     except (click.Abort, KeyboardInterrupt):
         click.echo("headsearch: interrupted", err=True)
         sys.exit(INTERRUPTED)
+    sys.exit(code)

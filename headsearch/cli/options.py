@@ -13,6 +13,8 @@ from headsearch.run.config import DTYPES, ENGINES, WEIGHTS, seconds
 from headsearch.task.metric import METRICS
 
 PATH = click.Path(path_type=Path)
+# Of what may be a path or a name of something else: shells complete it as a path.
+MAYBE_PATH: dict[str, Any] = {"shell_complete": PATH.shell_complete}
 
 
 class Duration(click.ParamType[float]):
@@ -49,8 +51,10 @@ columns = together(
 )
 # Model, data and metric: what a run is about.
 _asked = together(
-    click.argument("model", required=False, metavar="MODEL"),
-    click.option("--data", cls=Common, help="CSV, JSON lines, Parquet, folder or hub name."),
+    click.argument("model", required=False, metavar="MODEL", **MAYBE_PATH),
+    click.option(
+        "--data", cls=Common, help="CSV, JSON lines, Parquet, folder or hub name.", **MAYBE_PATH
+    ),
     columns,
     click.option(
         "--metric",
@@ -81,7 +85,10 @@ _asked = together(
     ),
 )
 map_by = click.option(
-    "--map", metavar="FILE.py:FUNCTION", help="Send each row through it first, as datasets' map."
+    "--map",
+    metavar="FILE.py:FUNCTION",
+    help="Send each row through it first, as datasets' map.",
+    **MAYBE_PATH,
 )
 # A point of what a run found.
 point = together(
@@ -107,7 +114,9 @@ resumable = together(
         metavar="X",
         help="How far the metric may fall, absolute. [0.01]",
     ),
-    click.option("--certify-data", help="Held-out data to certify on, read as --data is."),
+    click.option(
+        "--certify-data", help="Held-out data to certify on, read as --data is.", **MAYBE_PATH
+    ),
     click.option("--certify-split", help="Split of --certify-data. [as of --data]"),
     click.option("--confidence", type=float, help="Of the certificate. [0.95]"),
     click.option("--max-evaluations", type=int, help="Stop after so many scored head sets."),

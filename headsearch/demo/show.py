@@ -14,7 +14,7 @@ from headsearch.demo import fetch, reviews
 from headsearch.demo.train import SHORT, train
 from headsearch.heads import HeadMap
 from headsearch.model.checkpoint import quiet_transformers
-from headsearch.report.console import Progress
+from headsearch.report.console import Progress, StderrConsole
 from headsearch.report.picture import head_picture
 from headsearch.run.command import start, verify
 from headsearch.run.config import RunConfig
@@ -66,7 +66,7 @@ def show(out: Path, console: Console) -> None:
     )
     say(f"searching on {SEARCH_EXAMPLES} snippets with Ray, {WORKERS} workers, budget 1 point")
     searching = time.monotonic()
-    with Progress(Console(stderr=True)) as progress:
+    with Progress(StderrConsole()) as progress:
         outcome = start(config, out, progress)
     searched = time.monotonic() - searching
     say("verifying by the plain forward, on the search split and on films it never saw")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import time
-from typing import Any
+from typing import IO, Any
 
 from rich.console import Console
 from rich.live import Live
@@ -18,6 +19,29 @@ PLAIN_INTERVAL = 30.0
 MARGIN = 3
 # A notebook is sent a new screen this often, in seconds.
 NOTEBOOK_INTERVAL = 1.0
+
+
+def silence(stream: IO[str]) -> None:
+    """Let what is written come to nothing: nobody reads it, and the flush at the end must not fail.
+
+    Args:
+        stream: one that is a file of the operating system.
+    """
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, stream.fileno())
+    os.close(nothing)
+
+
+class StderrConsole(Console):
+    """Where a search says how it goes; once nobody reads that any more, it says nothing."""
+
+    def __init__(self) -> None:
+        super().__init__(stderr=True)
+
+    def on_broken_pipe(self) -> None:
+        """Go on: rich would end the process, and with it a search of hours."""
+        self.quiet = True
+        silence(self.file)
 
 
 class Progress:

@@ -157,7 +157,7 @@ def _search(
             except KeyboardInterrupt:
                 progress.write("interrupted")
                 raise
-            except BaseException:
+            except BaseException:  # an exit, too, or status would call it running
                 with suppress(StorageError):  # what ended the search is what is to be said
                     progress.write("failed")
                 raise

@@ -105,10 +105,34 @@ def test_mlflow_holds_the_curves_and_the_result(
     assert json.loads(written.read_text()) == told.returned.mask
 
 
+@pytest.mark.filterwarnings("ignore")  # likewise
+@pytest.mark.parametrize("same", [False, True], ids=["another", "the same"])
+def test_mlflow_keeps_a_search_that_failed_apart(
+    told: Told, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, same: bool
+) -> None:
+    mlflow = pytest.importorskip("mlflow", reason="mlflow is an optional extra")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    mlflow.set_tracking_uri((tmp_path / "runs").as_uri())
+    client, failed = mlflow.MlflowClient(), MLflow()
+    failed.on_expansion(told.calls[0][1])
+    assert mlflow.active_run() is None, "what a user logs next is none of the search's"
+    (begun,) = client.search_runs(["0"])
+    assert begun.info.status == "RUNNING"
+    play(told, failed if same else MLflow())
+    del failed
+    ended = {run.info.run_id: run for run in client.search_runs(["0"])}
+    assert ended.pop(begun.info.run_id).info.status == "FAILED"
+    ((run_id, run),) = ended.items()
+    assert run.info.status == "FINISHED"
+    assert len(client.get_metric_history(begun.info.run_id, "metric")) == 1
+    assert len(client.get_metric_history(run_id, "metric")) == len(expected(told)["metric"])
+
+
 class FakeRun:
     """What `WandB` calls of a run, written down."""
 
     def __init__(self) -> None:
+        self.exit_code = 0
         self.logged: list[dict[str, float]] = []
         self.summary: dict[str, Any] = {}
         self.metrics: dict[str, Any] = {}
@@ -120,8 +144,9 @@ class FakeRun:
     def log(self, values: dict[str, float]) -> None:
         self.logged.append(values)
 
-    def finish(self) -> None:
+    def finish(self, exit_code: int = 0) -> None:
         self.finished += 1
+        self.exit_code = exit_code
 
 
 @pytest.mark.parametrize("active", [False, True])
@@ -138,6 +163,33 @@ def test_wandb_gets_the_curves_and_the_result(
     assert run.summary["result_heads_removed"] == told.returned.best.heads_removed
     assert run.summary["mask"] == told.returned.mask
     assert run.finished == (0 if active else 1), "only a run of its own is ended"
+
+
+@pytest.mark.parametrize("same", [False, True], ids=["another", "the same"])
+def test_wandb_keeps_a_search_that_failed_apart(
+    told: Told, monkeypatch: pytest.MonkeyPatch, same: bool
+) -> None:
+    runs: list[FakeRun] = []
+
+    class Active(FakeRun):
+        def __init__(self) -> None:
+            super().__init__()
+            runs.append(self)
+            fake.run = self
+
+        def finish(self, exit_code: int = 0) -> None:
+            super().finish(exit_code)
+            fake.run = None
+
+    fake = SimpleNamespace(run=None, init=Active)
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    failed = WandB()
+    failed.on_expansion(told.calls[0][1])
+    play(told, failed if same else WandB())
+    begun, ended = runs
+    assert (begun.finished, begun.exit_code, len(begun.logged)) == (1, 1, 1)
+    assert (ended.finished, ended.exit_code) == (1, 0)
+    assert len(ended.logged) == len(expected(told)["metric"])
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import io
+import os
 import sys
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -14,7 +15,7 @@ from rich.console import Console
 
 from headsearch.heads import HeadMap, HeadSet
 from headsearch.report import duration, picture
-from headsearch.report.console import Progress
+from headsearch.report.console import Progress, StderrConsole
 from headsearch.report.picture import head_picture
 from headsearch.report.screen import plain_line
 from headsearch.report.watch import SILENT, state_line, wait_for_start, watch
@@ -84,6 +85,19 @@ def test_quiet_is_quiet() -> None:
             progress.on_progress(found(2, 5.0))
             progress.say("hello")
         assert stream.getvalue() == ""
+
+
+def test_a_reader_that_goes_ends_no_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, writer = os.pipe()
+    with os.fdopen(writer, "w") as stderr:
+        monkeypatch.setattr(sys, "stderr", stderr)
+        with Progress(StderrConsole()) as progress:
+            progress.on_progress(found(2, 5.0))
+            assert os.read(reader, 1000).startswith(b"2 heads removed")
+            os.close(reader)
+            progress.on_progress(found(4, 9.0))
+            progress.on_progress(found(6, 12.0))
+        print("an error of later", file=stderr, flush=True)  # it raises nothing either
 
 
 class Handle:

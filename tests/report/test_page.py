@@ -230,13 +230,19 @@ def test_latency_is_shown_where_it_was_measured(small: dict[str, Any], tmp_path:
     )
 
 
-def test_latency_as_the_command_prints_it_is_a_table(small: dict[str, Any], tmp_path: Path) -> None:
+def printed_latency(model: str) -> dict[str, Any]:
+    """What `headsearch latency --json` prints, of one model."""
+
     def spread(middle: float) -> dict[str, float]:
         return {"median": middle, "low": middle / 2, "high": middle * 2}
 
-    row = {"model": "small", "batch": 1, "tokens": 8, "milliseconds": spread(1.49555686)}
+    row = {"model": model, "batch": 1, "tokens": 8, "milliseconds": spread(1.49555686)}
     row |= {"ratio": spread(0.81), "peak_bytes": None, "parameters": 12345}
-    latency = {"device": "a CPU", "threads": 1, "repeats": 2, "results": [row]}
+    return {"device": "a CPU", "threads": 1, "repeats": 2, "results": [row]}
+
+
+def test_latency_as_the_command_prints_it_is_a_table(small: dict[str, Any], tmp_path: Path) -> None:
+    latency = printed_latency("small")
     page = Page(written({**small, "latency": latency}, tmp_path / "report.html"))
     text = " ".join(page.words)
     assert "{" not in text.split("Measured latency")[1].split("What the search did")[0]
@@ -247,6 +253,24 @@ def test_latency_as_the_command_prints_it_is_a_table(small: dict[str, Any], tmp_
         "small",
     ):
         assert part in text, part
+
+
+def test_latency_is_a_table_in_markdown_too(small: dict[str, Any], tmp_path: Path) -> None:
+    latency = {**printed_latency("a|b"), "machine": {"cores": 2}}
+    text = written({**small, "latency": latency}, tmp_path / "report.md", "md")
+    section = text.split("## Measured latency\n")[1].split("\n## ")[0]
+    assert section.strip().splitlines() == [
+        "- device: a CPU",
+        "- threads: 1",
+        "- repeats: 2",
+        "- machine: cores: 2",
+        "",
+        "| model | batch | tokens | milliseconds | ratio | peak bytes | parameters |",
+        "|---|---|---|---|---|---|---|",
+        "| a\\|b | 1 | 8 | 1.496 (0.7478~2.991) | 0.81 (0.405~1.62) | ~ | 12,345 |".replace(
+            "~", "\N{EN DASH}"
+        ),
+    ]
 
 
 def test_a_large_run_stays_below_5_mb(tmp_path: Path) -> None:

@@ -257,6 +257,23 @@ def test_checks_at_the_end_are_told_of(assets: Any, tmp_path: Path) -> None:
     assert written[-1]["state"] == "running"
 
 
+@pytest.mark.parametrize(
+    ("error", "state"), [(KeyboardInterrupt, "interrupted"), (SystemExit, "failed")]
+)
+def test_whatever_ends_a_search_is_written_down(
+    error: type[BaseException], state: str, assets: Any, tmp_path: Path
+) -> None:
+    class Ends:
+        def on_progress(self, values: dict[str, Any]) -> None:
+            if values["step"] == 1:
+                raise error
+
+    config = RunConfig(model=str(assets.model), data=str(assets.data), engine="inline")
+    with pytest.raises(error):
+        command.start(config, tmp_path / "run", Ends())
+    assert json.loads((tmp_path / "run" / "progress.json").read_text())["state"] == state
+
+
 def test_a_folder_whose_config_can_not_be_written_is_not_left_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

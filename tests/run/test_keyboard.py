@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 import pytest
+from click.shell_completion import BashComplete
 
 from headsearch.cli import cli
 from tests.report.progress import values
@@ -55,12 +56,32 @@ def test_all_options_are_shown_on_demand(command: str, headsearch: Any) -> None:
     assert "--cache-mb" not in headsearch(command, "--help").out
 
 
+def test_resume_says_that_defaults_are_not_its_own(headsearch: Any) -> None:
+    words = " ".join(headsearch("resume", "--help").out.split())
+    assert "--max-drop X How far the metric may fall, absolute. [0.01]" in words
+    assert "What is not given stays as the run had it" in words
+
+
 def test_a_running_search_is_shown_as_on_its_own_screen(run: Path, headsearch: Any) -> None:
     write(run)
     lines = headsearch("status", run).out.splitlines()
     assert lines[0] == "running"
     assert "removed    50 of 72 heads (69%), accuracy 0.8091" in lines
     assert "accuracy by heads removed" in lines
+
+
+def test_what_an_old_encoding_lacks_is_a_question_mark(run: Path, headsearch: Any) -> None:
+    write(run)
+    shown = headsearch("status", run).out
+    assert "┤" in shown
+    done = subprocess.run(
+        [sys.executable, "-m", "headsearch", "status", str(run)],
+        env={**os.environ, "PYTHONIOENCODING": "latin-1"},
+        capture_output=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout == shown.encode("latin-1", "replace")
 
 
 def test_a_search_that_has_fallen_silent_says_how_to_go_on(run: Path, headsearch: Any) -> None:
@@ -88,6 +109,13 @@ def test_data_that_went_through_a_function_do_so_again(run: Path, headsearch: An
     assert line.endswith(f"go on with: headsearch resume '{run}' --map 'my prep.py:clean'")
 
 
+def end(run: Path) -> None:
+    """Write that a search has failed, with another head removed by then."""
+    aside = run / "aside"
+    aside.write_text(json.dumps(values(state="failed", best=[51, 0.809, 0.4])))
+    aside.rename(run / "progress.json")
+
+
 def test_watching_goes_on_until_the_run_ends(run: Path) -> None:
     write(run)
     process = subprocess.Popen(
@@ -99,12 +127,28 @@ def test_watching_goes_on_until_the_run_ends(run: Path) -> None:
     first = process.stdout.readline()
     assert first.startswith("50 heads removed, accuracy 0.8091 | ")
     assert process.poll() is None
-    aside = run / "aside"
-    aside.write_text(json.dumps(values(state="failed", best=[51, 0.809, 0.4])))
-    aside.rename(run / "progress.json")
+    end(run)
     rest, _ = process.communicate(timeout=60)
     assert rest.splitlines()[0].startswith("51 heads removed")
     assert rest.splitlines()[-1].startswith("failed; go on with: headsearch resume ")
+    assert process.returncode == 0
+
+
+def test_who_watches_for_json_gets_how_it_ended(run: Path) -> None:
+    write(run)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "headsearch", "status", str(run), "--watch", "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    assert process.stderr.readline().startswith("50 heads removed, accuracy 0.8091 | ")
+    end(run)
+    printed, _ = process.communicate(timeout=60)
+    ended = json.loads(printed)
+    assert (ended["state"], ended["best"][0]) == ("failed", 51)
+    assert ended == json.loads((run / "progress.json").read_text())
     assert process.returncode == 0
 
 
@@ -136,6 +180,60 @@ def test_bash_completes_commands_options_and_values(tmp_path: Path) -> None:
     assert complete("headsearch", "status", "--w") == ["--watch"]
     assert complete("headsearch", "run", "--metric", "p") == ["pearson", "perplexity"]
     assert complete("headsearch", "run", "m", "--max-ev") == ["--max-evaluations"]
+
+
+@pytest.mark.parametrize(
+    ("options", "read"), [((), ""), (("--json",), ""), (("--watch",), "50 heads removed")]
+)
+def test_a_reader_that_goes_is_no_failed_verification(
+    run: Path, options: tuple[str, ...], read: str
+) -> None:
+    write(run)
+    with subprocess.Popen(
+        [sys.executable, "-m", "headsearch", "status", str(run), *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        if read:
+            assert process.stdout.readline().startswith(read)
+        process.stdout.close()
+        end(run)
+        assert process.stderr.read() == ""
+        assert process.wait(60) == 141
+
+
+def test_nobody_has_to_read_an_error(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "headsearch", "verify", str(tmp_path)], stderr=subprocess.PIPE
+    ) as process:
+        assert process.stderr is not None
+        process.stderr.close()
+        assert process.wait(60) == 141
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "run",
+        "plan",
+        "verify",
+        "latency",
+        "latency one",
+        "run m --data",
+        "run m --certify-data",
+        "run m --map",
+        "run m --config",
+        "verify m --data",
+        "status",
+    ],
+)
+def test_shells_complete_paths_where_one_may_stand(words: str) -> None:
+    completion = BashComplete(cli, {}, "headsearch", "_HEADSEARCH_COMPLETE")
+    (found,) = completion.get_completions(words.split(), "./begun")
+    assert (found.type, found.value) == ("file", "./begun")
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError("oh"), OSError("no file is named")])

@@ -468,6 +468,16 @@ def test_no_gap_is_left_and_no_more_is_scored_than_parts(seed: int) -> None:
     assert max(np.diff(every)) <= max(1, -(-most // parts))
 
 
+@pytest.mark.parametrize(("layers", "proposed"), [(12, 8), (16, 8), (20, 10)])
+def test_rounds_of_proposals_are_larger_where_there_are_many_heads(
+    layers: int, proposed: int
+) -> None:
+    lattice = Lattice((12,) * layers, effect=0.05, interaction=0.0, examples=30)
+    _, steps = run(lattice, Settings(max_evaluations=50))
+    sizes = [len(step["scored"]) for step in steps if step["kind"] == "proposals"]
+    assert max(sizes) == proposed
+
+
 @pytest.mark.parametrize("metric", ["f1", "matthews", "pearson", "spearman"])
 def test_proposals_are_made_for_every_metric(metric: str) -> None:
     lattice = Lattice((3, 3), seed=3, classes=2, effect=0.3, interaction=0.1)
