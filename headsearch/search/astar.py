@@ -63,8 +63,8 @@ from headsearch.task.metric import CLASSIFICATION, Threshold
 
 # How many of the states that may be expanded next are looked at ahead.
 STATES_AHEAD = 3
-# A round of proposals has at least one for so many heads: where there are many, further ones are worth
-# more than to begin an expansion, which scores every head that is left.
+# A round of proposals has at least one for so many heads: where there are many, further ones are
+# worth more than to begin an expansion, which scores every head that is left.
 HEADS_PER_PROPOSAL = 24
 # So many rounds of proposals in a row without a better incumbent, and an expansion comes first; so
 # many rounds of the curve in a row without a new operating point, and it is left as it is.
