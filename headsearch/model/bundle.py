@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from transformers import initialization
 
 from headsearch.errors import ModelError
 from headsearch.heads import HeadMap
+from headsearch.model.blank import blank
 from headsearch.model.checkpoint import load_weights
 from headsearch.model.families import FAMILIES, family_of
 from headsearch.model.narrow import RECORD, narrow_in_place
@@ -105,7 +105,7 @@ def rebuild(parts: ModelBundle) -> nn.Module:
     record = copy.deepcopy(getattr(config, RECORD, None))
     if record is not None:
         delattr(config, RECORD)
-    with initialization.no_init_weights():
+    with blank():
         model: nn.Module = kind(config)
     if record is not None:
         narrow_in_place(model, HeadMap.from_mask(record)[1])

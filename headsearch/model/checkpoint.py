@@ -30,6 +30,7 @@ from transformers.utils import logging as transformers_logging
 
 from headsearch.errors import InputError, ModelError
 from headsearch.heads import HeadMap
+from headsearch.model.blank import blank
 from headsearch.model.families import kind_of, reads_images
 from headsearch.model.narrow import RECORD, narrow_in_place
 from headsearch.model.portable import SIZES
@@ -254,7 +255,8 @@ def build(config: Any, record: Any, tensors: dict[str, torch.Tensor]) -> nn.Modu
         if hasattr(config, name):
             delattr(config, name)
     kind = _class_of(config)
-    model: nn.Module = kind._from_config(config)
+    with blank():
+        model: nn.Module = kind._from_config(config)
     check_shape(model, shape)
     narrow_in_place(model, removed)
     # Older records have no sizes.

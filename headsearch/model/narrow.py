@@ -49,6 +49,19 @@ def narrow_in_place(model: nn.Module, removed: HeadSet) -> None:
     _record(model.config, shape, removed)
 
 
+def why_not_empty(model: nn.Module) -> str | None:
+    """Return why some layer of the model can not lose all of its heads; None if each can.
+
+    Tried on a copy without values.
+    """
+    trial = copy.deepcopy(model).to("meta")
+    try:
+        narrow_in_place(trial, head_map(trial).full)
+    except ModelError as error:
+        return str(error)
+    return None
+
+
 def _record(config: Any, shape: HeadMap, removed: HeadSet) -> None:
     """Add the newly removed heads to the config's record, numbered as in the whole model."""
     before = getattr(config, RECORD, None)

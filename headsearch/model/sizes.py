@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import initialization
 
 from headsearch.errors import ModelError
 from headsearch.heads import HeadMap
+from headsearch.model.blank import blank
 from headsearch.model.families import head_map
 from headsearch.model.narrow import RECORD, narrow_in_place
 from headsearch.model.portable import FORMAT
@@ -56,7 +56,7 @@ def sizes_of(kind: type, config: Any) -> Sizes:
     config = copy.deepcopy(config)
     shape, removed = HeadMap.from_mask(getattr(config, RECORD))
     delattr(config, RECORD)
-    with torch.device("meta"), initialization.no_init_weights():  # sizes without weights
+    with blank(), torch.device("meta"):  # sizes without weights
         model: nn.Module = stock_class(kind)(config)
     whole = _look(model)
     check_shape(model, shape)

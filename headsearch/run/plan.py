@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from headsearch.errors import InputError, StorageError
+from headsearch.errors import InputError, ModelError, StorageError
+from headsearch.model.narrow import why_not_empty
 from headsearch.run import engines
 from headsearch.run.config import RunConfig
 from headsearch.run.effort import (
@@ -24,6 +25,7 @@ from headsearch.run.folder import check_free
 from headsearch.run.machine import machine_memory
 from headsearch.run.prepare import Task, check_parts, load_task
 from headsearch.run.probe import Speed, probe
+from headsearch.search.weight import HEADS
 
 PROBE_SECONDS = 10.0
 # Numbers of workers are doubled while half of what they could do is used, and up to 8 in any case.
@@ -57,6 +59,9 @@ def make_plan(config: RunConfig, out: Path, price: float | None = None) -> dict[
     parent = _existing_parent(out)
     check_parts(config)
     task = load_task(config)
+    unable = why_not_empty(task.model)
+    if unable is not None and config.weight != HEADS:  # what goes with all of a layer is measured
+        raise ModelError(unable)
     choice = engines.choose(config, task)
     no_gpu = choice.plan.gpus > 0 and not torch.cuda.is_available()  # a cluster's head
     tried = replace(choice.plan, gpus=0, dtype="float32") if no_gpu else choice.plan
@@ -81,6 +86,10 @@ def make_plan(config: RunConfig, out: Path, price: float | None = None) -> dict[
         warnings.append("the speed is this machine's, as if the cluster's workers were like it")
     if no_gpu:
         warnings.append("the speed is that of this machine's CPU in float32: it has no GPU")
+    if unable is not None:
+        warnings.append(
+            f"{unable}; what leaves a layer without heads can only be exported as zeroed"
+        )
     return {
         "metric": config.metric,
         "max_drop": config.max_drop,

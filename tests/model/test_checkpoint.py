@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -281,3 +282,27 @@ def test_adapters_must_be_merged_first() -> None:
     attention.query = Adapted(attention.query)
     with pytest.raises(ModelError, match="a Adapted holds no weight of its own: merge adapters"):
         headsearch.prune(model, [(0, 1)])
+
+
+@pytest.mark.parametrize("name", ["BERT", "Llama", "T5", "ViT"])
+def test_torch_draws_what_it_would_have_drawn(name: str, tmp_path: Path) -> None:
+    model = case(name)[0]
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    small = narrowed(model, HeadSet.of([0]))
+    save_pruned(small, tmp_path / "small")
+    load_pruned(tmp_path / "small")
+    rebuild(bundle(model))
+    rebuild(bundle(small))
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_threads_that_load_leave_initialisation_as_it_was(small: Path) -> None:
+    before = torch.nn.init.normal_
+    with ThreadPoolExecutor(4) as pool:
+        models = list(pool.map(load_pruned, [small] * 12))
+    assert torch.nn.init.normal_ is before
+    expected = models[0].state_dict()
+    for model in models[1:]:
+        assert all(torch.equal(each, expected[n]) for n, each in model.state_dict().items())

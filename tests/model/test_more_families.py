@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,10 +21,10 @@ from headsearch.model.families import (
     max_tokens,
 )
 from headsearch.model.families.llama import SpreadLinear
-from headsearch.model.narrow import narrowed
+from headsearch.model.narrow import narrowed, why_not_empty
 from headsearch.model.samples import logits_of, sample_inputs
 from headsearch.testing.subject import logits
-from tests.tiny_families import BART, CASES, GPT2, GROUPED, batches_for, case, lively
+from tests.tiny_families import BART, CASES, GPT2, GROUPED, IMAGE, batches_for, case, lively
 
 
 def narrow_llama(*removed: int) -> nn.Module:
@@ -110,6 +111,26 @@ def test_an_unknown_cached_attention_is_not_emptied_in_silence() -> None:
     assert head_map(narrowed(model, HeadSet.of([0]))) == HeadMap((7, 8))
     with pytest.raises(ModelError, match="GemmaAttention can't lose all of its heads"):
         narrowed(model, head_map(model).full)
+    why_not_empty(model)
+    assert head_map(model) == HeadMap((8, 8))  # only a copy was tried
+    assert why_not_empty(case("Llama")[0]) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("GemmaForSequenceClassification", GROUPED),
+        ("EuroBertForSequenceClassification", GROUPED),  # without a cache
+        ("ViTMSNForImageClassification", IMAGE),
+    ],
+)
+def test_why_a_layer_can_not_be_emptied_is_known_before(
+    name: str, settings: dict[str, Any]
+) -> None:
+    stem = name.split("For")[0]
+    assert why_not_empty(lively(name, settings)) == (
+        f"a {stem}Attention can't lose all of its heads: headsearch knows no headless form of it"
+    )
 
 
 @pytest.mark.parametrize("name", ["Llama", "Qwen3", "GPT-2", "T5", "BART"])

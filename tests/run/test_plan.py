@@ -9,10 +9,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from headsearch.engine.ray_cluster import Capacity
-from headsearch.errors import StorageError
+from headsearch.errors import ModelError, StorageError
 from headsearch.report import plan_text
 from headsearch.report.plan_text import plan_lines
 from headsearch.run import plan, probe
@@ -20,6 +21,8 @@ from headsearch.run.config import RunConfig
 from headsearch.run.effort import expected_evaluations, search_seconds
 from headsearch.run.plan import make_plan
 from headsearch.run.prepare import load_task
+from tests.tiny_families import GROUPED, lively
+from tests.words import texts_and_labels, tiny_tokenizer
 
 GIB = 1 << 30
 
@@ -219,6 +222,25 @@ def test_a_disk_without_room_is_refused_and_too_little_memory_is_said(
         StorageError, match=r"the scores may take [0-9.]+ kB but .* has 1.0 kB free"
     ):
         make_plan(config, tmp_path / "run")
+
+
+def test_a_model_whose_layers_can_not_be_emptied_is_told_before_it_is_searched(
+    tmp_path: Path,
+) -> None:
+    tokenizer, model = tiny_tokenizer(), tmp_path / "model"
+    tokenizer.model_input_names = ["input_ids", "attention_mask"]
+    lively("GemmaForSequenceClassification", GROUPED).save_pretrained(model)
+    tokenizer.save_pretrained(model)
+    data = tmp_path / "data.csv"
+    texts = texts_and_labels(9)[0]
+    pd.DataFrame({"text": texts, "label": [0, 1, 2] * 3}).to_csv(data, index=False)
+    asked = {"model": str(model), "data": str(data), "engine": "inline"}
+    (warning,) = make_plan(RunConfig(**asked), tmp_path / "run")["warnings"]
+    assert "a GemmaAttention can't lose all of its heads" in warning
+    assert "can only be exported as zeroed" in warning
+    for weight in ("parameters", "latency"):  # which `run` refuses too
+        with pytest.raises(ModelError, match="GemmaAttention can't lose all of its heads"):
+            make_plan(RunConfig(**asked, weight=weight), tmp_path / "run")
 
 
 def test_scores_on_disk_are_limited_by_time_where_nothing_else_ends_a_search(

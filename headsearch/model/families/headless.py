@@ -52,6 +52,6 @@ def make_headless(attention: Any, output: str, *kinds: type) -> None:
             attention.headless_output = output
             return
     raise ModelError(
-        f"a {type(attention).__name__} can't lose all of its heads: without any, its key-value "
-        "cache would count no tokens"
+        f"a {type(attention).__name__} can't lose all of its heads: headsearch knows no headless "
+        "form of it"
     )
