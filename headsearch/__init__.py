@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -32,6 +34,9 @@ __all__ = [
     "write_report",
 ]
 
+# Parts that people use by name, beside what is above.
+_PARTS = ("callbacks", "errors", "testing")
+
 
 def __getattr__(name: str) -> Any:
     # Torch and transformers load only when something of the API is used, not with the package.
@@ -39,6 +44,8 @@ def __getattr__(name: str) -> Any:
         from headsearch.study import Study
 
         return Study
+    if name in _PARTS:
+        return importlib.import_module(f"{__name__}.{name}")
     if name in __all__:
         from headsearch import api
 
@@ -51,7 +58,20 @@ def __dir__() -> list[str]:
 
 
 class _SearchPackage(ModuleType):
-    """`headsearch.search` is both the folder of the search and the call that runs it."""
+    # `headsearch.search` is both the folder of the search and the call that runs it. Help is about
+    # the call.
+
+    @property
+    def __doc__(self) -> str | None:  # type: ignore[override]  # to be read alone
+        from headsearch.api import search
+
+        return search.__doc__
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        from headsearch.api import search
+
+        return inspect.signature(search)
 
     def __call__(self, *args: Any, **options: Any) -> Any:
         from headsearch.api import search

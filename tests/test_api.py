@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import gc
+import inspect
 import json
+import pydoc
 import subprocess
 import sys
 import weakref
@@ -19,6 +21,7 @@ import pytest
 import torch
 
 import headsearch
+from headsearch import api
 from headsearch.engine.worker import make_evaluator
 from headsearch.errors import DataError, InputError, ModelError, UnknownFamilyError
 from headsearch.heads import HeadMap, HeadSet
@@ -244,6 +247,24 @@ def test_search_is_a_call_whatever_was_imported_before() -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     said = done.stdout.splitlines()
     assert said == ["`max_drop` must be in [0, 1) but got 7"] * len(firsts)
+
+
+def test_help_is_of_the_call() -> None:
+    assert inspect.signature(headsearch.search) == inspect.signature(api.search)
+    assert inspect.getdoc(headsearch.search) == inspect.getdoc(api.search)
+    shown = pydoc.plain(pydoc.render_doc(headsearch.search))
+    assert "Remove as many attention heads as possible" in shown
+    assert "certify_dataset: held-out rows" in shown
+
+
+def test_parts_that_are_named_need_no_import_of_their_own() -> None:
+    code = (
+        "import sys, headsearch; print(headsearch.errors.HeadsearchError.exit_code, "
+        "headsearch.callbacks.Callback.__name__, 'torch' in sys.modules, "
+        "headsearch.testing.check_family.__name__)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["2", "Callback", "False", "check_family"]
 
 
 def test_bad_heads_and_models(tmp_path: Path) -> None:

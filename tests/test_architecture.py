@@ -51,7 +51,7 @@ LIBRARIES: dict[str, set[str]] = {
     "sqlite3": {"memo"},
     "numpy": {"task", "model", "scoring", "testing", "search", "engine", "run", "demo", "study"},
     "click": {"cli"},
-    "rich": {"report", "cli", "api", "demo"},
+    "rich": {"report", "cli", "demo"},
     "jinja2": {"report"},
     "matplotlib": {"report"},
     "mlflow": {"callbacks"},

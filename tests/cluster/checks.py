@@ -152,8 +152,8 @@ def called(line: str) -> Iterator[tuple[str, list[str]]]:
     A call of start.sh counts as the `headsearch run` that it makes.
     """
     words = shlex.split(line, comments=True)
-    redirected = next((i for i, word in enumerate(words) if re.match(r"\d?>", word)), len(words))
-    words = words[:redirected]
+    ended = next((i for i, word in enumerate(words) if re.match(r"\d?>|\|\|$", word)), len(words))
+    words = words[:ended]
     for word in words:
         if " " in word:
             yield from called(word)

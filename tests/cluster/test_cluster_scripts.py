@@ -146,6 +146,26 @@ def test_start_passes_the_exit_code_on(stage: Stage) -> None:
     assert stage.call("start.sh", *ARGUMENTS, FAKE_STATUS="3").endswith("exit 3\n")
 
 
+@pytest.mark.parametrize(
+    ("status", "fails"), [("0", False), ("3", False), ("2", True), ("70", True)]
+)
+def test_kuberay_tries_again_what_failed_alone(stage: Stage, status: str, fails: bool) -> None:
+    (job,) = (
+        document
+        for document in yaml.safe_load_all((CLUSTER / "rayjob.yaml").read_text())
+        if document["kind"] == "RayJob"
+    )
+    path = f"{CLUSTER}:{stage.environment['PATH']}"
+    done = subprocess.run(
+        job["spec"]["entrypoint"],
+        shell=True,  # as Ray runs it
+        env=stage.environment | {"PATH": path, "FAKE_STATUS": status},
+        check=False,
+    )
+    assert stage.called().count(" headsearch run /shared/task/model ") == 1
+    assert (done.returncode != 0) == fails
+
+
 def test_start_says_what_it_needs(stage: Stage) -> None:
     told = stage.call("start.sh", "run", "model")
     assert told == "usage: start.sh RUN MODEL DATA [options of headsearch run]\nexit 2\n"
