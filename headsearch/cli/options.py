@@ -132,7 +132,7 @@ resumable = together(
         cls=Common,
         type=Duration(),
         metavar="TIME",
-        help="Stop after a time such as 30m or 2h, once what was asked by then is scored.",
+        help="Stop after a time such as 30m or 2h.",
     ),
     click.option("--engine", type=click.Choice(ENGINES), help="Where to compute. [auto]"),
     click.option(

@@ -186,6 +186,8 @@ def verify_lines(scores: dict[str, Any]) -> list[str]:
     ]
     if not scores.get("as_searched", True):
         lines.append("Data, or versions of libraries, are not those that were searched.")
+    if not scores.get("as_found", True):
+        lines.append("mask.json is not of the heads that result.json tells of.")
     return lines
 
 

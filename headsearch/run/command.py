@@ -33,6 +33,7 @@ from headsearch.run.folder import (
     WEIGHT,
     RunFolder,
     Transcript,
+    are_alike,
     check_free,
 )
 from headsearch.run.points import operating_point
@@ -222,7 +223,8 @@ def verify(
 
     Returns:
         JSON values: metric, examples, baseline and pruned score, threshold, whether it is met; of a
-        run's own data, whether all is as it was searched (`as_searched`).
+        run's own data, whether all is as it was searched (`as_searched`); of a run's mask, whether
+        it is of the heads that `result.json` tells of (`as_found`).
 
     Raises:
         HeadsearchError: the target is neither, has no such point or another model by now, or the
@@ -266,8 +268,6 @@ def _verify_run(
     mask, result = folder.read_json(MASK), folder.read_json(RESULT)
     if mask is None:
         raise RunFolderError(f"{folder.path} has no {MASK} yet: the run is not done")
-    if result is not None:
-        folder.check_alike(result, mask)
     asked, fingerprint = folder.config()
     # The certify split has had its say.
     config = dataclasses.replace(asked.allowing(map_by), certify_data=None, certify_split=None)
@@ -282,6 +282,8 @@ def _verify_run(
             raise RunFolderError(f"{folder.path} has no {RESULT} yet: the run is not done")
         removed = task.shape.from_pairs(operating_point(result, **point)["removed"])
     own = {} if of_data else {"as_searched": task.fingerprint == fingerprint}
+    if not point and result is not None:
+        own["as_found"] = are_alike(result, mask)
     return {**_verify_heads(config, task, removed), **own}
 
 

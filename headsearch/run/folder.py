@@ -141,22 +141,12 @@ class RunFolder:
         if result is None or mask is None:
             lacking = RESULT if result is None else MASK
             raise RunFolderError(f"{self.path} has no {lacking} yet: the run is not done")
-        self.check_alike(result, mask)
-        return result, mask
-
-    def check_alike(self, result: dict[str, Any], mask: dict[str, Any]) -> None:
-        """Raise RunFolderError if a result and a mask are not of the same heads.
-
-        A process that ends between writing the one and the other leaves them so.
-        """
-        shape, removed = HeadMap.from_mask(mask)
-        if "best" not in result or shape.total != result.get("heads"):
-            return  # what is wrong there is said by who needs it
-        if shape.pairs(removed) != result["best"]["removed"]:
+        if not are_alike(result, mask):
             raise RunFolderError(
                 f"{MASK} and {RESULT} of {self.path} are not of the same heads; "
                 f"`headsearch resume {self.path}` writes both anew"
             )
+        return result, mask
 
     def write_config(
         self,
@@ -293,6 +283,17 @@ def _locked(file: int) -> bool:
         if error.errno in (errno.EACCES, errno.EAGAIN):  # some network file systems say so
             return False
     return True
+
+
+def are_alike(result: dict[str, Any], mask: dict[str, Any]) -> bool:
+    """Whether a result and a mask are of the same heads, as far as they are whole.
+
+    A process that ends between writing the one and the other leaves them of two searches.
+    """
+    shape, removed = HeadMap.from_mask(mask)
+    if "best" not in result or shape.total != result.get("heads"):
+        return True  # what is wrong there is said by who needs it
+    return bool(shape.pairs(removed) == result["best"]["removed"])
 
 
 def check_free(path: Path) -> None:
