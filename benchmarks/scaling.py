@@ -349,8 +349,10 @@ def batched(lengths: np.ndarray, per_batch: int, tokens: bool = False) -> Batche
 class Surrogate:
     """An oracle whose logits are linear in the removed heads: what a search asks is plausible."""
 
-    def __init__(self, shape: HeadMap, examples: int, classes: int, data: BatchedData) -> None:
-        random = np.random.default_rng(2)
+    def __init__(
+        self, shape: HeadMap, examples: int, classes: int, data: BatchedData, seed: int = 2
+    ) -> None:
+        random = np.random.default_rng(seed)
         self._base = random.normal(0, 3, (examples, classes)).astype(np.float32)
         strength = random.lognormal(-4.0, 1.2, shape.total).astype(np.float32)
         self._effects = random.normal(0, 1, (shape.total, examples, classes)).astype(np.float32)
