@@ -3,7 +3,7 @@
     python -m benchmarks.rounds OUT.json [--seeds 2 3 4 5] [--rounds 8 16]   (two minutes a search)
 
 Searches BERT-large's 384 heads on 872 examples, where answers are those of the surrogate in
-`benchmarks/scaling.py`, within 200 evaluations. No model is computed: what differs between rounds is
+`benchmarks/scaling.py`, within 200 evaluations. No model is computed: what differs between them is
 the search alone.
 """
 
