@@ -20,7 +20,6 @@ import numpy as np
 from benchmarks.common import provenance
 from benchmarks.scaling import DATA, MODELS, Surrogate, batched, lognormal_lengths
 from headsearch.heads import HeadMap
-from headsearch.search import astar
 from headsearch.search.astar import Settings, search
 from headsearch.search.problem import Problem
 from headsearch.task.metric import make_objective
@@ -36,9 +35,13 @@ def one(seed: int, proposals: int) -> dict[str, Any]:
     surrogate = Surrogate(shape, EXAMPLES, classes, data, seed)
     problem = Problem(shape, make_objective("accuracy", surrogate.labels, classes), 0.01)
     steps: list[dict[str, Any]] = []
-    astar.HEADS_PER_PROPOSAL = shape.total // proposals
     began = time.process_time()
-    settings = Settings(patience=None, max_expansions=1, max_evaluations=EVALUATIONS)
+    settings = Settings(
+        heads_per_proposal=shape.total // proposals,
+        patience=None,
+        max_expansions=1,
+        max_evaluations=EVALUATIONS,
+    )
     result = search(problem, surrogate, settings, on_step=steps.append)
     growth: list[tuple[int, float]] = []
     for step in steps:

@@ -9,7 +9,7 @@ from typing import Any
 
 from headsearch.errors import InputError, RunFolderError
 from headsearch.run.folder import RESULT
-from headsearch.task.metric import Score, least_allowed
+from headsearch.task.metric import Score, Threshold, least_allowed, stricter
 
 
 @dataclass(frozen=True)
@@ -54,14 +54,14 @@ def within(result: Mapping[str, Any], max_drop: float) -> dict[str, Any]:
     if not isinstance(max_drop, Real) or isinstance(max_drop, bool):
         raise InputError(f"`max_drop` must be a number but got {max_drop!r}")
     rows = result["scored"]["rows"]
-    # Two baselines: the search's own scores may differ from the plain path's by rounding.
-    baselines = [result["baseline"]]
+
+    def allowed(baseline: Mapping[str, Any]) -> Threshold:
+        return least_allowed(result["metric"], _score(baseline), max_drop, rows)
+
+    threshold = allowed(result["baseline"])
+    # The search's own scores may differ from the plain path's by rounding.
     if "plain" in result.get("certificate", {}):
-        baselines.append(result["certificate"]["plain"]["baseline"])
-    threshold = max(
-        (least_allowed(result["metric"], _score(each), max_drop, rows) for each in baselines),
-        key=lambda each: each.value,
-    )
+        threshold = stricter(threshold, allowed(result["certificate"]["plain"]["baseline"]))
     points = result["operating_points"]  # most saved first
     return next(dict(point) for point in points if threshold.feasible(_score(point)))
 

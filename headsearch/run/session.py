@@ -26,13 +26,13 @@ from headsearch.run.config import RunConfig
 from headsearch.run.prepare import Task
 from headsearch.run.settings import settings_of
 from headsearch.run.tally import Tally
-from headsearch.run.verify import first_verified, on_gpu, plain_score, stricter
+from headsearch.run.verify import first_verified, on_gpu, plain_score
 from headsearch.search.astar import Result, Settings, search
 from headsearch.search.ledger import BrokenBaseline, finite
 from headsearch.search.points import operating_points, safer_points
 from headsearch.search.problem import Node, Problem
 from headsearch.search.weight import HEADS, Weight
-from headsearch.task.metric import Score
+from headsearch.task.metric import Score, stricter
 
 RESULT_FORMAT = 1
 # Seconds between two tellings of live figures.

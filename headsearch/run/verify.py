@@ -69,11 +69,6 @@ def ticking(batches: Iterable[Batch], tick: Callable[[], None]) -> Iterator[Batc
         yield batch
 
 
-def stricter(first: Threshold, second: Threshold) -> Threshold:
-    """Return the threshold that allows less."""
-    return first if first.value >= second.value else second
-
-
 def first_verified(
     score: Callable[[HeadSet], Score], candidates: Sequence[HeadSet], threshold: Threshold
 ) -> tuple[tuple[HeadSet, Score] | None, dict[HeadSet, Score]]:

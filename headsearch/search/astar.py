@@ -63,9 +63,6 @@ from headsearch.task.metric import CLASSIFICATION, Threshold
 
 # How many of the states that may be expanded next are looked at ahead.
 STATES_AHEAD = 3
-# A round of proposals has at least one for so many heads: where there are many, further ones are
-# worth more than to begin an expansion, which scores every head that is left.
-HEADS_PER_PROPOSAL = 24
 # So many rounds of proposals in a row without a better incumbent, and an expansion comes first; so
 # many rounds of the curve in a row without a new operating point, and it is left as it is.
 DRY_ROUNDS = 2
@@ -78,8 +75,9 @@ class Settings:
     Attributes:
         rollouts: where the search begins; four backward passes at most at every measurement.
         guides: guides whose paths are climbed in every expansion, on exact effects.
-        proposals: states in a round that the surrogate proposes, at least, see
-            `HEADS_PER_PROPOSAL`; 0: there are no rounds.
+        proposals: states in a round that the surrogate proposes, at least; 0: there are no rounds.
+        heads_per_proposal: a round has at least one for so many heads: where there are many,
+            further ones are worth more than to begin an expansion, which scores every head left.
         curve: after the first rounds and at the end the surrogate is asked for states between
             operating points, and at the end between those of low loss, so that milder ones can be
             chosen too: where neighbours are further from each other than what the best state saves
@@ -99,6 +97,7 @@ class Settings:
     guides: tuple[Guide, ...] = (Lookahead(0.0), Lookahead(0.3), Budget())
     horizon: int = 12
     proposals: int = 8
+    heads_per_proposal: int = 24
     curve: int = 9
     patience: int | None = 4
     bound_evaluations: int = 0
@@ -243,7 +242,7 @@ class _Search:
         """Score what the surrogate proposes, in rounds, until that leads no further."""
         ledger, count, dry = self.ledger, self.settings.proposals, 0
         if count:
-            count = max(count, self.problem.shape.total // HEADS_PER_PROPOSAL)
+            count = max(count, self.problem.shape.total // self.settings.heads_per_proposal)
         while count and dry < DRY_ROUNDS and ledger.best.weight < self.problem.weight.total:
             chosen = self.learner.proposals()[:count]
             if not chosen:

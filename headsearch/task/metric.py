@@ -52,6 +52,11 @@ class Threshold:
         return score.metric >= self.value
 
 
+def stricter(first: Threshold, second: Threshold) -> Threshold:
+    """Return the threshold that allows less."""
+    return first if first.value >= second.value else second
+
+
 def least_allowed(metric: str, baseline: Score, max_drop: float, examples: int) -> Threshold:
     """Return the least metric that a budget allows; exact, in whole examples, for accuracy.
 

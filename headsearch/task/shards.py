@@ -27,11 +27,11 @@ from headsearch.task.readout import EXAMPLES
 # Pieces of each round for every shard; more than one, so that a worker that is done early can take
 # what is left of another's.
 PIECES_PER_SHARD = 2
-# Nor may what is computed of a piece for one state be larger, in bytes: it travels and is stored in
-# one, and SQLite takes no more than 1e9.
-PIECE_BYTES = 1 << 27
 # A piece of examples is not cut smaller than this.
 LEAST_EXAMPLES = 16
+# What is computed of a piece for one state is no larger, in bytes: it travels and is stored in one,
+# and SQLite takes no more than 1e9.
+PIECE_BYTES = 1 << 27
 
 
 # Examples as an index of arrays.

@@ -49,7 +49,7 @@ def test_zeroed_is_as_large_and_equals_the_gate(family: str) -> None:
 def test_zeroed_has_the_names_that_transformers_writes(family: str, tmp_path: Path) -> None:
     """Whatever loads the original knows these; the modules' own names may be others."""
     model, _ = case(family)
-    model.save_pretrained(tmp_path / "stock")  # type: ignore[operator]
+    model.save_pretrained(tmp_path / "stock")  # type: ignore[operator]  # transformers' own
     save_pruned(zeroed(model, REMOVED), tmp_path / "zeroed")
     names = [
         set(safetensors.torch.load_file(tmp_path / name / "model.safetensors"))
