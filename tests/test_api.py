@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import gc
 import inspect
 import json
@@ -305,6 +306,19 @@ def test_a_budget_given_later_picks_from_the_operating_points(
     for wrong in ("0.1", None, True):
         with pytest.raises(InputError, match="`max_drop` must be a number but got"):
             result.within(wrong)
+
+
+def test_the_full_model_meets_a_budget_given_later_that_no_score_of_the_search_does(
+    result: headsearch.SearchResult,
+) -> None:
+    details = copy.deepcopy(result.details)
+    plain, most = details["certificate"]["plain"]["baseline"], result.operating_points[-1].correct
+    assert most is not None
+    plain |= {"correct": most + 1, "metric": (most + 1) / 120}  # as rounding may have it
+    point = dataclasses.replace(result, details=details).within(0.0)
+    assert (point.removed, point.heads_removed, point.saved) == ((), 0, 0)
+    baseline = {name: getattr(point, name) for name in ("metric", "loss", "correct")}
+    assert baseline == details["baseline"]
 
 
 def test_parameters_may_be_what_is_saved() -> None:

@@ -62,8 +62,10 @@ def within(result: Mapping[str, Any], max_drop: float) -> dict[str, Any]:
     # The search's own scores may differ from the plain path's by rounding.
     if "plain" in result.get("certificate", {}):
         threshold = stricter(threshold, allowed(result["certificate"]["plain"]["baseline"]))
+    # The full model, where the search's own scores of all points are below the plain path's.
+    full = {"removed": [], "heads_removed": 0, "saved": 0, **result["baseline"]}
     points = result["operating_points"]  # most saved first
-    return next(dict(point) for point in points if threshold.feasible(_score(point)))
+    return next((dict(point) for point in points if threshold.feasible(_score(point))), full)
 
 
 def operating_point(
