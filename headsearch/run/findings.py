@@ -15,7 +15,7 @@ from headsearch.heads import HeadSet
 from headsearch.model.checkpoint import load_model
 from headsearch.model.plain import plain_outputs
 from headsearch.run.config import RunConfig
-from headsearch.run.folder import CONFIG, TRANSCRIPT, RunFolder
+from headsearch.run.folder import CONFIG, RESULT, TRANSCRIPT, RunFolder
 from headsearch.run.prepare import load_data, make_task
 from headsearch.task.data import Examples
 from headsearch.task.holdout import hold_out
@@ -44,12 +44,19 @@ def gather(path: Path, with_examples: bool = True, map_by: str | None = None) ->
         `changes`, see `changed_answers`, or {"missing": reason}.
 
     Raises:
-        RunFolderError: there is no such run, or it is not finished.
+        RunFolderError: there is no such run, it is not finished, or what it found last and what it
+            did since are of two searches: it was gone on with, and that has not come to its end.
         InputError: `map_by` is to be given, or is not; see `RunConfig.allowing`.
     """
     folder = RunFolder.open(path)
     config, fingerprint = folder.config()
     result, mask = folder.answers()
+    steps = _steps(path / TRANSCRIPT)
+    if not steps or steps[-1]["evaluations"] != result["evaluations"]:
+        raise RunFolderError(
+            f"{TRANSCRIPT} and {RESULT} of {path} are not of the same search; "
+            f"`headsearch resume {path}` writes both anew"
+        )
     changes: dict[str, Any] = {"missing": "they were not asked for"}
     if with_examples:
         allowed = config.allowing(map_by)
@@ -62,7 +69,7 @@ def gather(path: Path, with_examples: bool = True, map_by: str | None = None) ->
         "config": folder.read_json(CONFIG),
         "result": result,
         "mask": mask,
-        "steps": _steps(path / TRANSCRIPT),
+        "steps": steps,
         "latency": folder.read_json(LATENCY),
         "command": command_line(config),
         "changes": changes,

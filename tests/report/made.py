@@ -39,6 +39,7 @@ def make_run(folder: Path, shape: HeadMap, evaluations: int, **asked: Any) -> di
         for head in [h for h in order if h not in state][: evaluations - done - 1]:
             child, score = state.add(head), _score(len(state) + 1, dice.randint(-4, 4))
             scored.append([f"{child.bits:x}", score["metric"], score["loss"], True, EXAMPLES])
+        done += len(scored)
         scored.append(["1" * 4, None, None, False, 17])  # one that was given up
         steps.append(
             {
@@ -53,7 +54,6 @@ def make_run(folder: Path, shape: HeadMap, evaluations: int, **asked: Any) -> di
                 "evaluations": done,
             }
         )
-        done += len(scored) - 1
         points.insert(
             0, {"removed": shape.pairs(state), "heads_removed": len(state), "saved": 1, **here}
         )

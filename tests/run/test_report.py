@@ -19,9 +19,10 @@ from headsearch.cli import cli
 from headsearch.heads import HeadMap, HeadSet
 from headsearch.model.checkpoint import load_model
 from headsearch.model.plain import plain_outputs
-from headsearch.run.command import start
+from headsearch.run.command import resume, start
 from headsearch.run.config import RunConfig
 from headsearch.run.findings import changed_answers, command_line, gather
+from headsearch.run.folder import RunFolder
 from headsearch.run.prepare import load_task
 from tests.report.made import make_run
 
@@ -134,6 +135,29 @@ def test_what_is_no_finished_run_is_refused(headsearch: Any, tmp_path: Path) -> 
     done = headsearch("report", tmp_path / "run")
     assert done.code == 2
     assert "has no result.json yet: the run is not done" in done.err
+
+
+def test_a_search_that_was_gone_on_with_and_stopped_half_way_is_not_reported_as_the_one_before(
+    run: Path, tmp_path: Path, headsearch: Any
+) -> None:
+    class Stops:
+        def on_progress(self, values: dict[str, Any]) -> None:
+            if values["step"] == 3:
+                raise KeyboardInterrupt
+
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy, ignore=shutil.ignore_patterns("report*"))
+    with pytest.raises(KeyboardInterrupt):
+        resume(RunFolder.open(copy), {"max_evaluations": 60}, Stops())
+    assert (copy / "result.json").read_bytes() == (run / "result.json").read_bytes()
+    done = headsearch("report", copy, "--no-examples")
+    assert (done.code, done.out) == (2, "")
+    assert "transcript.jsonl and result.json" in done.err
+    assert f"`headsearch resume {copy}` writes both anew" in done.err
+    assert not (copy / "report.html").exists()
+
+    assert headsearch("resume", copy, "--quiet").code == 0
+    assert headsearch("report", copy, "--no-examples").code == 0
 
 
 def test_the_command_that_repeats_a_run_asks_for_the_same() -> None:
