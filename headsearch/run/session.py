@@ -169,6 +169,7 @@ def run_search(
         "computed_ahead_and_used": round(dispatcher.counts.used, 3),
         "jobs_sent_twice": dispatcher.scheduler.sent_twice,
     }
+    report["memo_hits"] = round(dispatcher.counts.reused, 3)  # of the evaluations
     report["wall_seconds"] = round(time.monotonic() - started, 1)
 
     def mask(point: dict[str, Any]) -> dict[str, Any]:
@@ -258,7 +259,6 @@ def _report(
         "stopped": found.stopped,
         "evaluations": found.evaluations,
         "expansions": found.expansions,
-        "memo_hits": found.memo_hits,
         "gradient_passes": found.gradients,
         "engine": workers.describe(),
         "environment": environment(),

@@ -121,7 +121,6 @@ class Result:
             against it.
         evaluations: HeadSets scored; one that was given up counts by its share of the examples.
         expansions: states expanded.
-        memo_hits: times that a wanted score was known already.
         gradients: states whose gradients were measured.
         stopped: why the search ended.
     """
@@ -136,7 +135,6 @@ class Result:
     limits: Bound
     evaluations: float
     expansions: int
-    memo_hits: int
     gradients: int
     stopped: str
 
@@ -210,7 +208,6 @@ class _Search:
             limits=limits,
             evaluations=ledger.evaluations,
             expansions=self.expansions,
-            memo_hits=ledger.memo_hits,
             gradients=len(ledger.measured),
             stopped=stopped,
         )

@@ -78,7 +78,6 @@ class Ledger:
         best: the feasible state that saves most (ties: lower loss, smaller bitset).
         known: all scored states.
         bounds: what they say about how much can be removed.
-        memo_hits: times that a wanted score was known already.
         measured: states whose gradients were measured.
         examples: which of them each state that was given up was scored on, (some,), ascending.
         slopes: the gradients of the last of them, (examples, classes, heads).
@@ -91,7 +90,6 @@ class Ledger:
     should_stop: Callable[[], str | None]
     on_incumbent: Callable[[Node], None] = lambda node: None
     known: dict[HeadSet, Node] = field(default_factory=dict)
-    memo_hits: int = 0
     measured: set[HeadSet] = field(default_factory=set)
     examples: dict[HeadSet, np.ndarray] = field(default_factory=dict)
     slopes: dict[HeadSet, np.ndarray] = field(default_factory=dict)
@@ -185,7 +183,6 @@ class Ledger:
         dropped = False
         for parent, states in wanted:
             known = [s for s in states if (s in self.known if early else self.is_whole(s))]
-            self.memo_hits += len(known)
             new = tuple(state for state in states if state not in known)
             room = self._room(sum(len(ask.states) for ask in asks))
             dropped = dropped or len(new) > room

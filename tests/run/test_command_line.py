@@ -22,12 +22,17 @@ from tests.words import save_folder, texts_and_labels
 
 FILES = {"config.json", "memo.sqlite", "transcript.jsonl", "result.json", "mask.json"}
 BUDGET = ("--max-drop", "0.03", "--engine", "inline", "--max-evaluations", "70")
-TIMES = ("wall_seconds",)
+# What tells of the process that searched, not of the search.
+OF_THE_PROCESS = ("wall_seconds", "memo_hits")
+
+
+def memo_hits_of(run: Path) -> float:
+    return float(json.loads((run / "result.json").read_text())["memo_hits"])
 
 
 def result_of(run: Path) -> dict[str, Any]:
     found = json.loads((run / "result.json").read_text())
-    return {name: value for name, value in found.items() if name not in TIMES}
+    return {name: value for name, value in found.items() if name not in OF_THE_PROCESS}
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +175,7 @@ def test_resume_of_a_finished_run_changes_nothing_and_computes_nothing(
     assert ((run / "transcript.jsonl").read_bytes(), result_of(run)) == before
     progress = json.loads((run / "progress.json").read_text())
     assert progress["computed"] == 0
-    assert progress["reused"] == before[1]["evaluations"]
+    assert progress["reused"] == memo_hits_of(run) == before[1]["evaluations"]
 
 
 def test_another_budget_on_the_same_memo_reuses_scores(
@@ -190,6 +195,7 @@ def test_another_budget_on_the_same_memo_reuses_scores(
     assert shared["reused"] + shared["computed"] == pytest.approx(total, abs=2e-3)
     fresh = tmp_path / "fresh"
     headsearch(*args, "--max-drop", "0.06", "--out", fresh)
+    assert (memo_hits_of(out), memo_hits_of(fresh)) == (shared["reused"], 0)
     for name in ("mask.json", "transcript.jsonl"):  # what was in the memo changes nothing
         assert (fresh / name).read_bytes() == (out / name).read_bytes()
 

@@ -24,7 +24,8 @@ OPTIONS += ["--max-evaluations", "80", "--patience", "0", "--cache-mb", "0"]
 
 def result_of(run: Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((run / "result.json").read_text())
-    del found["wall_seconds"]
+    for of_the_process in ("wall_seconds", "memo_hits"):
+        del found[of_the_process]
     return found
 
 
@@ -78,6 +79,7 @@ def test_kill_9_then_resume(unbroken: Path, assets: Any, tmp_path: Path, seed: i
     assert (run / "mask.json").read_bytes() == (unbroken / "mask.json").read_bytes()
     progress = json.loads((run / "progress.json").read_text())
     assert progress["reused"] == pytest.approx(kept, abs=2e-3), "every score that was kept is used"
+    assert json.loads((run / "result.json").read_text())["memo_hits"] == progress["reused"]
     computed = result_of(run)["evaluations"] - kept
     assert progress["computed"] == pytest.approx(computed, abs=2e-3)
     assert kept >= min(enough, progress["evaluations"])
