@@ -5,7 +5,8 @@ HeadsearchError                 the root; exit code 2
 │   ├── DataError               labelled data that can't be used as it is
 │   ├── ModelError              a model that can't be loaded or searched
 │   │   └── UnknownFamilyError  its attention layers are of no known family
-│   └── RunFolderError          a run folder that exists, is missing, or is not one
+│   └── RunFolderError          a run folder that is missing, or is not one
+│       └── FolderTakenError    something is where a new one is to be made
 ├── MemoError                   a memo file that is corrupted, foreign or not writable
 ├── StorageError                a file that could not be written (disk full, no right to)
 ├── FetchError                  a download that failed or was interrupted
@@ -39,6 +40,10 @@ class UnknownFamilyError(ModelError):
 
 class RunFolderError(InputError):
     """A run folder exists, is missing, or holds something else."""
+
+
+class FolderTakenError(RunFolderError):
+    """There is something already where a new run folder is to be made."""
 
 
 class MemoError(HeadsearchError):

@@ -8,6 +8,7 @@ import shlex
 import sys
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from headsearch import __version__
 from headsearch.cli import options
 from headsearch.cli.helping import Command, Common
 from headsearch.cli.options import MAYBE_PATH, PATH
-from headsearch.errors import HeadsearchError
+from headsearch.errors import FolderTakenError, HeadsearchError
 from headsearch.run.config import EXPORT_FORMATS, RunConfig, inherited
 from headsearch.run.options import read_options
 from headsearch.task.metric import METRICS
@@ -54,8 +55,14 @@ def run(out: Path | None, memo: Path | None, quiet: bool, as_json: bool, **given
     config = _config(**given)
     from headsearch.run.command import start  # torch and transformers take seconds to import
 
-    folder = out or _next_folder(config.model)
-    _search(folder, quiet, as_json, lambda watcher: start(config, folder, watcher, memo))
+    while True:
+        folder = out or _next_folder(config.model)
+        call = partial(start, config, folder, memo=memo)
+        try:
+            return _search(folder, quiet, as_json, call)
+        except FolderTakenError:
+            if out is not None:
+                raise  # else a run that was started beside this one has it: the next one is free
 
 
 @cli.command(

@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any
 
 from headsearch import __version__
-from headsearch.errors import RunFolderError, StorageError
+from headsearch.errors import FolderTakenError, RunFolderError, StorageError
 from headsearch.heads import HeadMap
 from headsearch.run.config import RunConfig
 
@@ -66,7 +66,7 @@ class RunFolder:
             weights: a fingerprint of the model's weights alone.
 
         Raises:
-            RunFolderError: there is something at the path already.
+            FolderTakenError: there is something at the path already.
             StorageError: it can't be written.
         """
         check_free(path)
@@ -297,10 +297,10 @@ def are_alike(result: dict[str, Any], mask: dict[str, Any]) -> bool:
 
 
 def check_free(path: Path) -> None:
-    """Raise RunFolderError if there is something at the path already."""
+    """Raise FolderTakenError if there is something at the path already."""
     if path.exists() or path.is_symlink():
         hint = f" (go on with it by `headsearch resume {path}`)" if (path / CONFIG).exists() else ""
-        raise RunFolderError(f"the run folder must not exist yet: {path}{hint}")
+        raise FolderTakenError(f"the run folder must not exist yet: {path}{hint}")
 
 
 @contextmanager

@@ -15,8 +15,9 @@ import pytest
 from headsearch.heads import HeadMap, HeadSet
 from headsearch.model.checkpoint import load_model
 from headsearch.model.plain import plain_outputs
+from headsearch.run import command
 from headsearch.run.config import RunConfig
-from headsearch.run.prepare import load_task
+from headsearch.run.prepare import Task, load_task
 from tests.tiny import tiny_model
 from tests.words import save_folder, texts_and_labels
 
@@ -243,6 +244,28 @@ def test_nothing_but_the_full_model_within_the_budget_is_exit_code_3(
     )
     assert done.code == 3
     assert result_of(tmp_path / "run")["best"]["removed"] == []
+
+
+def test_runs_that_start_side_by_side_get_folders_of_their_own(
+    assets: Any, tmp_path: Path, headsearch: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    other = tmp_path / "runs" / "model-1"
+
+    def load(config: RunConfig) -> Task:
+        other.mkdir(parents=True, exist_ok=True)  # while this one loads its model
+        return load_task(config)
+
+    monkeypatch.setattr(command, "load_task", load)
+    args = ("run", assets.model, "--data", assets.data, "--engine", "inline", "--quiet")
+    done = headsearch(*args, "--max-evaluations", 4)
+    assert (done.code, done.out, done.err) == (0, "", "")
+    assert list(other.iterdir()) == []
+    assert {path.name for path in (tmp_path / "runs" / "model-2").iterdir()} >= FILES
+
+    taken = headsearch(*args, "--out", other)  # one that was named is not put elsewhere
+    assert taken.code == 2
+    assert "the run folder must not exist yet" in taken.err
 
 
 def test_other_metrics_run_too(assets: Any, tmp_path: Path, headsearch: Any) -> None:
