@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +13,9 @@ from headsearch.engine.worker import make_evaluator, with_threads
 from headsearch.heads import HeadMap, HeadSet
 from headsearch.model.plain import plain_outputs
 from headsearch.run.prepare import Task
+from headsearch.search.ledger import BrokenBaseline, check_baseline
 from headsearch.task.batches import Batch, BatchedData, Span
+from headsearch.task.metric import finite_rows
 
 # Heads by which a macro move or a proposal differs from its parent, about, and how many of these
 # are scored for each single removal; in real searches there are about four.
@@ -54,9 +57,11 @@ def probe(task: Task, plan: Plan, seconds: float) -> Speed:
 
     Raises:
         EngineError: the model doesn't fit the device.
+        ModelError: the full model's outputs, as far as they were seen, are none to compare with.
     """
     parent, children = _asked(task.shape)
     costs, tokens, began = list[np.ndarray](), 0, time.monotonic()
+    full = dict[int, np.ndarray]()  # the full model's outputs, by batch
     with with_threads(plan.threads):
         evaluator = make_evaluator(
             task.bundle, task.data, dtype=plan.dtype, gpus=plan.gpus, cache_bytes=plan.cache_bytes
@@ -73,12 +78,13 @@ def probe(task: Task, plan: Plan, seconds: float) -> Speed:
             if task.gradients:
                 evaluator.gradients(parent, span)
             marks.append(time.perf_counter())
-            plain_outputs(task.model, task.data.batches[place : place + 1], HeadSet())
+            full[place] = plain_outputs(task.model, task.data.batches[place : place + 1], HeadSet())
             marks.append(time.perf_counter())
             costs.append(np.diff(marks) / _tokens(task.data.batches[place]))
             tokens += _tokens(task.data.batches[place])
             if time.monotonic() - start >= seconds:
                 break
+    _check(task, full)
     every = sum(_tokens(batch) for batch in task.data.batches)
     # The median of the batches: other programs come and go.
     outputs, gradient, plain = (every * np.median(costs, axis=0)).tolist()
@@ -89,6 +95,15 @@ def probe(task: Task, plan: Plan, seconds: float) -> Speed:
         share=tokens / every,
         seconds=time.monotonic() - began,
     )
+
+
+def _check(task: Task, full: Mapping[int, np.ndarray]) -> None:
+    """Refuse what a search would: of some batches alone it is known whether they are finite."""
+    outputs = np.concatenate([full[place] for place in sorted(full)])
+    if len(full) == len(task.data.batches):
+        check_baseline(task.objective, outputs)
+    elif len(broken := np.flatnonzero(~finite_rows(outputs))):
+        raise BrokenBaseline(broken, len(outputs))
 
 
 def _asked(shape: HeadMap) -> tuple[HeadSet, list[HeadSet]]:

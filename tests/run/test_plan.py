@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from headsearch.engine.ray_cluster import Capacity
 from headsearch.errors import ModelError, StorageError
@@ -22,7 +23,7 @@ from headsearch.run.effort import expected_evaluations, search_seconds
 from headsearch.run.plan import make_plan
 from headsearch.run.prepare import load_task
 from tests.tiny_families import GROUPED, lively
-from tests.words import texts_and_labels, tiny_tokenizer
+from tests.words import save_folder, texts_and_labels, tiny_tokenizer, trained_model
 
 GIB = 1 << 30
 
@@ -209,6 +210,39 @@ def test_bad_input_is_one_clear_line(assets: Any, headsearch: Any, tmp_path: Pat
     assert "the run folder must not exist yet" in refused("--out", tmp_path)
     (tmp_path / "file").touch()
     assert "is not a folder to write in" in refused("--out", tmp_path / "file" / "run")
+
+
+@pytest.mark.parametrize("seconds", [0.0, 600.0])  # some of the batches, and all of them
+@pytest.mark.parametrize(
+    ("weight", "metric", "said"),
+    [
+        (float("nan"), "accuracy", "the full model's outputs must be finite but"),
+        (0.0, "matthews", "its answers are all the same, and so its matthews is 0"),
+    ],
+)
+def test_a_full_model_that_a_run_refuses_is_refused(
+    seconds: float,
+    weight: float,
+    metric: str,
+    said: str,
+    tmp_path: Path,
+    assets: Any,
+    headsearch: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model: Any = trained_model()
+    with torch.no_grad():
+        model.classifier.weight.fill_(weight)
+    save_folder(tmp_path / "model", model)
+    monkeypatch.setattr(plan, "PROBE_SECONDS", seconds)
+    asked = [tmp_path / "model", "--data", assets.data, "--metric", metric, "--engine", "inline"]
+    assert said in headsearch("run", *asked, "--quiet", "--out", tmp_path / "run").err
+    done = headsearch("plan", *asked)
+    if weight == 0.0 and not seconds:  # of some answers it can't be told
+        assert done.code == 0
+    else:
+        assert (done.code, done.out) == (2, "")
+        assert said in done.err
 
 
 def test_a_disk_without_room_is_refused_and_too_little_memory_is_said(
