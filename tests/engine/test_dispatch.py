@@ -191,6 +191,7 @@ def test_work_ahead_changes_nothing_and_some_of_it_is_used(
     counts = dispatcher.counts
     assert counts.speculative > 0
     assert counts.used > 0
+    assert counts.reused == 0, "what was computed ahead was not there before"
     asked_for = counts.computed + counts.gradients - counts.speculative + counts.used
     _, plain = tables.run(tables.undisturbed())
     assert asked_for == pytest.approx(plain.counts.computed + plain.counts.gradients)

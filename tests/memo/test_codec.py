@@ -101,9 +101,19 @@ def test_arrays_of_single_examples_say_which() -> None:
     assert unpack_array(pack_array("float32", (3, 2), data)) == ("float32", (3, 2), None, data)
     for wrong in (
         msgpack.packb([2, "float32", [3, 2], rows[:-4], data]),
+        msgpack.packb([2, "float32", [3, 2], rows + rows[:4], data]),
         msgpack.packb([2, "float32", [3, 2], "rows", data]),
         msgpack.packb([1, "float32", [3, 2], rows, data]),
         msgpack.packb([2, "float32", [3, 2], data]),
     ):
         with pytest.raises(MemoError, match="packed array"):
             unpack_array(wrong)
+
+
+@pytest.mark.parametrize(("dtype", "shape"), [("int32", (3, 2)), ("float32", (3, -2))])
+@pytest.mark.parametrize("rows", [None, bytes(12)])
+def test_what_is_no_array_has_no_head(
+    dtype: str, shape: tuple[int, ...], rows: bytes | None
+) -> None:
+    with pytest.raises(MemoError, match="an array must be of float16, float32, float64 but is "):
+        array_head(dtype, shape, rows)

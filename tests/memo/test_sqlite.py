@@ -13,6 +13,7 @@ import pytest
 from headsearch.errors import MemoError
 from headsearch.memo import sqlite
 from headsearch.memo.sqlite import SqliteStore
+from headsearch.memo.store import Block
 from tests.memo.conformance import blocks, record
 
 # Records that fit within a page, and records that fill several.
@@ -191,6 +192,29 @@ class TestDamaged:
             refusal(full)
         )
 
+    @pytest.mark.parametrize(
+        "change",
+        [
+            "UPDATE records SET block = block + 1 WHERE set_number = 1",
+            "UPDATE records SET place = place + 1 WHERE set_number = 1",
+            "UPDATE records SET first = 4, stop = 8 WHERE set_number = 1",
+            "UPDATE sets SET kind = 'gradients' WHERE number = 1",
+            "UPDATE sets SET fingerprint = 'f' WHERE fingerprint = 'other'",
+            "DELETE FROM blocks WHERE number = 1",
+        ],
+    )
+    def test_an_index_that_names_what_another_record_has(self, full: Path, change: str) -> None:
+        with closing(SqliteStore(full, "other")) as store:
+            store.add(blocks([record(b"\xff\xff")]))
+        with closing(sqlite3.connect(full)) as other:
+            other.executescript(change)
+        kind = "gradients" if "gradients" in change else "outputs"
+        with (
+            closing(SqliteStore(full, "f")) as store,
+            pytest.raises(MemoError, match=r"the checksum of batches \d to \d of the HeadSet"),
+        ):
+            store.find(kind, [*STATES, b"\xff\xff"])
+
     @pytest.mark.parametrize("seed", range(24))
     def test_bytes_anywhere_are_noticed_or_harmless(self, full: Path, seed: int) -> None:
         where = random.Random(seed)
@@ -218,6 +242,35 @@ class TestDamaged:
 
 
 class TestInUse:
+    def test_states_of_which_the_numbers_were_forgotten_are_stored_as_well(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(sqlite, "MOST_NUMBERS", 3)
+        states = [bytes([i]) for i in range(1, 9)]
+        with closing(SqliteStore(path, "f")) as store:
+            for first in range(3):
+                for start in (0, 2, 4, 1):
+                    some = tuple(states[start : start + 4])
+                    store.add([Block("outputs", first * 9 + start, 99, some, b"", bytes(8))])
+            found = store.spans("outputs", states)
+        assert found == {
+            state: [
+                (first * 9 + start, 99)
+                for first in range(3)
+                for start in (0, 1, 2, 4)
+                if state in states[start : start + 4]
+            ]
+            for state in states
+        }
+
+    def test_what_was_committed_outlives_the_process_and_the_file_a_loss_of_power(
+        self, full: Path
+    ) -> None:
+        # SQLite's documentation of `synchronous` and of WAL: 0 would risk the file itself.
+        with closing(SqliteStore(full, "f")) as store:
+            assert store._db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+            assert store._db.execute("PRAGMA synchronous").fetchone()[0] >= 1
+
     def test_a_full_disk_keeps_all_that_was_committed(self, path: Path) -> None:
         early, batch = MANY[:50], MANY[50:]
         with closing(SqliteStore(path, "f")) as store:

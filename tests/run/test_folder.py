@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from headsearch.errors import EngineError, RunFolderError, StorageError
+from headsearch.heads import HeadMap, HeadSet
 from headsearch.run import command
 from headsearch.run.config import RunConfig, inherited
-from headsearch.run.folder import RunFolder
+from headsearch.run.folder import RunFolder, are_alike
 
 FILES = ("config.json", "mask.json", "result.json", "transcript.jsonl", "memo.sqlite")
 
@@ -287,3 +288,21 @@ def test_a_folder_whose_config_can_not_be_written_is_not_left_behind(
     with pytest.raises(StorageError, match="No space left"):
         RunFolder.create(tmp_path / "run", RunConfig(model="m", data="d"), "f")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_result_and_a_mask_of_as_many_other_heads_are_not_alike() -> None:
+    shape = HeadMap((3,))
+    result = {"heads": 3, "best": {"removed": [[0, 1]]}}
+    assert are_alike(result, shape.to_mask(HeadSet.of([1])))
+    assert not are_alike(result, shape.to_mask(HeadSet.of([2])))
+
+
+def test_what_could_not_be_written_leaves_the_file_as_it_was_and_nothing_beside_it(
+    tmp_path: Path,
+) -> None:
+    folder = RunFolder(tmp_path)
+    folder.write_json("result.json", {"metric": 0.5})
+    with pytest.raises(ValueError, match="JSON"):
+        folder.write_json("result.json", {"metric": [0.5] * 10_000 + [float("nan")]})
+    assert folder.read_json("result.json") == {"metric": 0.5}
+    assert [each.name for each in tmp_path.iterdir()] == ["result.json"]

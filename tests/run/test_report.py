@@ -10,6 +10,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -19,11 +20,13 @@ from headsearch.cli import cli
 from headsearch.heads import HeadMap, HeadSet
 from headsearch.model.checkpoint import load_model
 from headsearch.model.plain import plain_outputs
+from headsearch.run import findings
 from headsearch.run.command import resume, start
 from headsearch.run.config import RunConfig
 from headsearch.run.findings import changed_answers, command_line, gather
 from headsearch.run.folder import RunFolder
 from headsearch.run.prepare import load_task
+from headsearch.task.data import Examples
 from tests.report.made import make_run
 
 
@@ -72,6 +75,35 @@ def test_the_answers_that_changed_are_those_of_the_narrow_model(run: Path, asset
     assert (found["worse"], found["better"]) == (kinds["worse"], kinds["better"])
     right = Counter(label for label, new in zip(rows["label"], after, strict=True) if label == new)
     assert {each["name"]: each["after"] for each in found["classes"]} == right
+
+
+def test_answers_change_in_three_ways_and_those_that_turned_wrong_come_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    labels, before = np.array([0, 1, 2, 2, 0, 1]), np.array([1, 1, 2, 0, 1, 0])
+    after = np.array([2, 1, 0, 2, 0, -1])
+    examples = Examples(list("abcdef"), None, labels)
+    names = {0: "no", 1: "yes", 2: "so", -1: "not a number"}
+    found = findings._compare(examples, before, after, names)
+    assert (found["worse"], found["better"], found["other"]) == (1, 2, 2)
+    assert [(each["text"], each["kind"]) for each in found["changed"]] == [
+        ("c", "worse"),
+        ("d", "better"),
+        ("e", "better"),
+        ("a", "other"),
+        ("f", "other"),
+    ]
+    last = found["changed"][-1]
+    assert (last["label"], last["before"], last["after"]) == ("yes", "no", "not a number")
+    assert found["classes"] == [
+        {"name": "no", "examples": 2, "before": 0, "after": 1},
+        {"name": "yes", "examples": 2, "before": 1, "after": 1},
+        {"name": "so", "examples": 2, "before": 1, "after": 1},
+    ]
+    monkeypatch.setattr(findings, "MOST_CHANGED", 2)
+    fewer = findings._compare(examples, before, after, names)
+    assert [each["text"] for each in fewer.pop("changed")] == ["c", "d"]
+    assert fewer == {name: value for name, value in found.items() if name != "changed"}
 
 
 def test_only_examples_that_were_searched_on_are_compared(config: RunConfig, run: Path) -> None:

@@ -50,6 +50,9 @@ def test_the_full_model_tells_what_is_asked_to_the_example() -> None:
     values = told.values()
     assert values["baseline"] == 258 / 300
     assert values["threshold"] == 255 / 300  # a hundredth of 300 examples
+    told = tally(rows=100)
+    told.on_step(step([(0, 29 / 100)], kind="baseline"))  # in binary, 0.29 * 100 is below 29
+    assert told.values()["threshold"] == 28 / 100
 
 
 def test_perplexity_may_rise_by_a_share_of_itself() -> None:
@@ -61,7 +64,7 @@ def test_perplexity_may_rise_by_a_share_of_itself() -> None:
 def test_points_are_the_frontier_and_what_was_given_up_is_not_among_them() -> None:
     told = tally()
     told.on_step(step([(0, 0.86), (0b1, 0.85), (0b10, 0.87), (0b11, 0.84), (0b111, 0.84)]))
-    told.on_step(step([(0b1111, None), (0b11111, 0.5)]))
+    told.on_step(step([(0b1111, None), (0b11111, 0.5), (0b100, 0.86), (0b10101, 0.82)]))
     # One head gives .87, so that none removed, with .86, and two, with no more than three: no.
     assert told.values()["points"] == [(1, 0.87), (3, 0.84), (5, 0.5)]
 

@@ -15,7 +15,7 @@ from headsearch.heads import HeadSet
 from headsearch.search.astar import Result, Settings, search
 from headsearch.search.guides import Budget, Fisher, Lookahead, Michel
 from headsearch.search.ledger import BrokenBaseline, Ledger
-from headsearch.search.points import gaps, safer_points
+from headsearch.search.points import gaps, operating_points, safer_points
 from headsearch.search.problem import Node, Problem
 from headsearch.search.proposals import ASIDE
 from headsearch.search.rollouts import Rollout
@@ -197,7 +197,8 @@ def test_transcript_accounts_for_every_evaluation(budget: int, by: str) -> None:
     assert scored == [state for state, _ in lattice.given]
     assert sum(rows_of(lattice).values()) == result.evaluations * 40
     assert result.evaluations == steps[-1]["evaluations"]
-    assert steps[-1]["best"][0] == len(result.best.heads)
+    best = result.best
+    assert steps[-1]["best"] == [len(best.heads), best.score.metric, best.score.loss]
     if by == "evaluations":
         assert result.evaluations <= budget
     assert [step["step"] for step in steps] == list(range(len(steps)))
@@ -406,6 +407,47 @@ def test_safer_points_of_a_correlation_are_the_operating_points_within_the_budge
     assert [node.weight for node in safer_points(nodes, "accuracy")] == [4, 3, 2]
 
 
+def test_of_states_that_save_as_much_the_point_has_the_larger_metric_then_the_lower_loss() -> None:
+    def scored(bits: int, metric: float, loss: float) -> Node:
+        state = HeadSet(bits)
+        return Node(state, len(state), np.zeros((1, 2)), Score(metric, loss), True)
+
+    nodes = [
+        scored(0b0000, 0.9, 0.3),
+        scored(0b0001, 0.8, 0.1),
+        scored(0b0010, 0.9, 0.5),
+        scored(0b1000, 0.9, 0.4),
+        scored(0b0100, 0.9, 0.4),
+        scored(0b0011, 0.7, 0.5),
+        scored(0b0101, 0.7, 0.4),
+    ]
+    for order in (nodes, nodes[::-1]):
+        assert [node.heads.bits for node in operating_points(order)] == [0b0101, 0b0100]
+        # Where a milder state has the same loss it is no safer.
+        assert [node.heads.bits for node in safer_points(order, "accuracy")] == [
+            0b0101,
+            0b0001,
+        ]
+        same = [*order, scored(0b0110, 0.6, 0.1)]
+        assert [node.heads.bits for node in safer_points(same, "accuracy")] == [0b0110]
+
+
+def test_the_full_models_gradients_are_kept_whatever_the_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lattice = Lattice((3, 3), seed=1)
+    ledger = Ledger(lattice.problem, lattice, None, lambda step: None, lambda: None)
+    states = [HeadSet(), *(HeadSet.of([j]) for j in range(4))]
+    monkeypatch.setattr("headsearch.search.ledger.SLOPES_BYTES", 3 * 40 * 3 * 6 * 4)  # of three
+    for state in states:
+        ledger.gradients([state])
+    assert set(ledger.slopes) == {states[0], *states[-2:]}, "of the others the newest"
+    monkeypatch.setattr("headsearch.search.ledger.SLOPES_BYTES", 1)
+    ledger.gradients([states[1]])
+    assert set(ledger.slopes) == {states[0], states[1]}
+    assert ledger.measured == set(states)
+
+
 def test_the_curve_is_filled_by_loss_too() -> None:
     fell = 0
     for seed in range(4):
@@ -589,6 +631,28 @@ class Breaking(Lattice):
         broken = [j for j in heads if j < self.breaking]
         outputs[broken] = (np.nan, np.inf, -np.inf)
         return outputs
+
+
+def test_nothing_has_an_effect_in_examples_that_are_broken_already() -> None:
+    lattice = Breaking((3, 4), seed=2)
+    lattice.breaking = 1
+    ledger = Ledger(lattice.problem, lattice, None, lambda step: None, lambda: None)
+    gone, more = HeadSet.of([0]), HeadSet.of([0, 5])
+    node, child = ledger.score([(HeadSet(), (gone, more))])
+    with np.errstate(invalid="ignore"):
+        effects = ledger.view(node, [5], ledger.effect(node, 5)[None]).effects
+    assert not effects[:, 0].any(), "the first example is"
+    np.testing.assert_array_equal(effects[0, 1:], child.outputs[1:] - node.outputs[1:])
+
+
+def test_what_is_known_already_is_not_scored_again() -> None:
+    lattice = Lattice((3, 3), seed=1)
+    ledger = Ledger(lattice.problem, lattice, None, lambda step: None, lambda: None)
+    one, two, three = (HeadSet.of([j]) for j in range(3))
+    ledger.score([(HeadSet(), (one, two))])
+    ledger.score([(HeadSet(), (two, three)), (one, (one | two,))])
+    ledger.score([(HeadSet(), (one, two, three))])
+    assert ledger.evaluations == 1 + 4
 
 
 def test_heads_that_break_examples_are_weighed_like_any_others() -> None:

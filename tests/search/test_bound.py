@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from headsearch.heads import HeadMap, HeadSet
-from headsearch.search.bound import Bounds, bound_text
-from headsearch.search.hitting import least_hitting, packing
+from headsearch.search.bound import THOROUGH, Bounds, bound_text
+from headsearch.search.hitting import by_size, least_hitting, packing
 from headsearch.search.problem import Node
 from headsearch.task.metric import Score
 
@@ -78,6 +78,65 @@ def test_what_speaks_against_the_assumption_is_counted(seed: int) -> None:
         assert bound_text(bound.to_step()).endswith(seen)
 
 
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("count", [60, 120, 200])
+def test_nogoods_are_the_smallest_sets_that_no_feasible_one_refutes(seed: int, count: int) -> None:
+    feasible = truths(seed, monotone=False)
+    bounds, states = watched(feasible, count, seed)
+    unrefuted = [
+        bad
+        for bad in states
+        if not feasible[bad] and not any(bad <= s and feasible[s] for s in states)
+    ]
+    smallest = [s for s in unrefuted if not any(o <= s and o != s for o in unrefuted)]
+    assert bounds.nogoods() == by_size(state.bits for state in smallest)
+    assert bounds.now().nogoods == len(unrefuted)
+
+
+def test_a_state_that_is_seen_again_counts_once() -> None:
+    bounds = Bounds(HeadMap((2,)))
+    for bits, good in ((0, True), (3, False), (1, False), (1, False)):
+        bounds.observe(scored(HeadSet(bits), good))
+    bound = bounds.now()
+    assert bound.proved == 1, "of the two sets of one head, one was scored"
+    assert (bound.nogoods, bound.tested) == (2, 1)
+
+
+def test_what_is_proved_rests_on_nothing() -> None:
+    bounds = Bounds(HeadMap((3,)))
+    for bits, good in ((0, True), (7, False)):
+        bounds.observe(scored(HeadSet(bits), good))
+    bound = bounds.now()  # the one nogood says no more than that it was scored itself
+    assert (bound.proved, bound.assumed, bound.rests_on) == (2, 2, 0)
+    assert bound.assumption == "none"
+    assert bound_text(bound.to_step()) == "2 (proved)"
+    bounds.observe(scored(HeadSet(1), True))
+    for bits in (3, 5, 6):
+        bounds.observe(scored(HeadSet(bits), False))
+    bound = bounds.now()  # all pairs were scored
+    assert (bound.proved, bound.assumed, bound.rests_on) == (1, 1, 0)
+
+
+def test_more_effort_proves_more_and_says_what_that_rests_on() -> None:
+    bounds = Bounds(HeadMap((4,)))
+    for bits, good in ((0, True), (0b0011, False), (0b0101, False), (0b0110, False)):
+        bounds.observe(scored(HeadSet(bits), good))
+    quick, thorough = bounds.now(), bounds.now(THOROUGH)
+    # No two of three pairs are disjoint, but no single head is in all of them.
+    assert (quick.assumed, quick.rests_on) == (3, 1)
+    assert (thorough.assumed, thorough.rests_on) == (2, 3)
+    assert bounds.now() == quick
+
+
+def test_only_a_state_of_the_bounds_own_size_is_called_optimal() -> None:
+    bounds = Bounds(HeadMap((2,)))
+    for bits, good in ((0, True), (1, True), (2, True), (3, False)):
+        bounds.observe(scored(HeadSet(bits), good))
+    found = [bounds.now().to_json(removed) for removed in (0, 1)]
+    assert [json["optimal"] for json in found] == [False, True]
+    assert [json["assumed"]["optimal"] for json in found] == [False, True]
+
+
 def test_the_assumption_says_how_many_sets_it_rests_on() -> None:
     bounds = Bounds(HeadMap((3,)))
     bounds.observe(scored(HeadSet(), True))
@@ -114,3 +173,40 @@ def test_packing_and_hitting_set_against_brute_force(seed: int) -> None:
     assert len(packed) <= least
     assert least_hitting(sets, 5_000_000)[0] == least
     assert least_hitting(sets, 1)[0] <= least
+
+
+def fewest(sets: list[int], heads: int) -> int:
+    """The size of the smallest set that has a head of each, by brute force."""
+    every = np.arange(1 << heads)
+    hits = np.all([every & one for one in sets], axis=0)
+    return min(int(bits).bit_count() for bits in every[hits])
+
+
+# Of the latter, searches forget heads in more than one branch, and packings grow more than once.
+@pytest.mark.parametrize("seed", [*range(30), 71, 74, 91, 109, 211, 262, 531, 694, 4109])
+def test_small_sets_that_overlap_in_chains_against_brute_force(seed: int) -> None:
+    """Where packings fall short, sets fall into parts, and searches have many branches."""
+    chance = random.Random(seed)
+    heads = chance.choice((9, 12, 15))
+    drawn = {
+        sum(1 << j for j in chance.sample(range(heads), chance.choice((2, 2, 3, 3, 4))))
+        for _ in range(chance.randrange(4, 26))
+    }
+    sets = by_size(one for one in drawn if not any(o & one == o and o != one for o in drawn))
+    packed = packing(sets)
+    assert set(packed) <= set(sets)
+    assert all(not a & b for a, b in itertools.combinations(packed, 2))
+    least, rests_on = least_hitting(sets, 5_000_000)
+    assert least == fewest(sets, heads)
+    assert set(rests_on) <= set(sets)
+    assert fewest(rests_on, heads) == least, "what it rests on proves it"
+    for effort in (1, 30, 100):
+        assert least_hitting(sets, effort)[0] <= least
+
+
+def test_proofs_end_when_their_effort_is_spent() -> None:
+    chance = random.Random(0)
+    sets = by_size({sum(1 << j for j in chance.sample(range(60), 3)) for _ in range(400)})
+    unproved = [least_hitting(sets, effort)[0] for effort in (0, 10_000, 100_000)]
+    assert unproved[0] == len(packing(sets))
+    assert unproved == sorted(unproved)

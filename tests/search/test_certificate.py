@@ -85,7 +85,17 @@ def test_the_p_value_is_a_tight_upper_limit_of_what_brute_force_finds(drop: str)
         reached = statistic <= order(one) + 1e-9
         highest = (chances(n, (shares + d) / 2, (shares - d) / 2) @ reached).max()
         found = p_value(one, Fraction(drop), ALPHA)
-        assert highest <= found <= min(1.0, highest + 0.01 * ALPHA + 5e-3)
+        gamma = 0.01 * ALPHA  # what the interval itself may miss
+        assert min(1.0, highest + gamma) <= found <= min(1.0, highest + gamma + 5e-3)
+
+
+@pytest.mark.parametrize(
+    ("count", "n"), [(0, 7), (1, 7), (7, 7), (3, 900), (450, 900), (60, 10_000)]
+)
+def test_the_interval_is_clopper_and_pearsons(count: int, n: int) -> None:
+    for gamma in (0.2, 5e-4):
+        wanted = stats.binomtest(count, n).proportion_ci(1 - gamma, method="exact")
+        assert certificate._interval(count, n, gamma) == pytest.approx((wanted.low, wanted.high))
 
 
 def test_fewer_cells_give_a_larger_p_value() -> None:
@@ -108,6 +118,8 @@ def test_cases_that_are_known_without_a_computer() -> None:
     assert p_value(Flips(900, 0, 0), Fraction(0), ALPHA) == 1
     assert p_value(Flips(900, 0, 0), Fraction("0.02"), ALPHA) <= 0.001
     assert p_value(Flips(900, 30, 0), Fraction("0.01"), ALPHA) > 0.99
+    # However clear it is, the interval of the share that changed may be wrong.
+    assert p_value(Flips(10**6, 0, 0), Fraction("0.02"), ALPHA) == 0.01 * ALPHA
     # Few examples prove nothing.
     assert p_value(Flips(10, 0, 0), Fraction("0.01"), ALPHA) > ALPHA
     # The exact sign test of 12 better and 2 worse has p = (1 + 14 + 91) / 2**14 = .0065.

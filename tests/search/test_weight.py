@@ -83,6 +83,15 @@ def test_heads_are_counted_by_default() -> None:
     assert [weight.most(k) for k in range(6)] == list(range(6))
 
 
+def test_heads_of_a_layer_share_what_all_of_them_save() -> None:
+    saves = [10.0] * 6 + [1.5] * 2
+    worths = UNEVEN.worths(SHAPE)
+    np.testing.assert_allclose(worths, np.array(saves) / np.mean(saves))
+    assert worths.mean() == pytest.approx(1.0)
+    assert UNEVEN.step == 7, "63 by 8 heads"
+    assert Weight(LATENCY, ((0, 0, 0, 1),)).step == 1
+
+
 def test_layers_without_heads_are_no_obstacle() -> None:
     weight = Weight.each(HeadMap((0, 2)), PARAMETERS, [7, 5])
     assert weight.saved == ((0,), (0, 5, 10))
@@ -184,6 +193,8 @@ def test_a_weight_is_read_back_for_its_own_heads_alone() -> None:
     assert Weight.from_json(values, SHAPE) == UNEVEN
     with pytest.raises(InputError, match=r"for heads \[3, 3, 2\] but the model has \[4, 4\]"):
         Weight.from_json(values, HeadMap((4, 4)))
+    with pytest.raises(InputError, match=r"for heads \[3, 3, 2\] but the model has \[3, 2, 3\]"):
+        Weight.from_json(values, HeadMap((3, 2, 3)))
     with pytest.raises(InputError, match="`format` must be 1 but got 2"):
         Weight.from_json({**values, "format": 2}, SHAPE)
     with pytest.raises(InputError, match="not a weight"):

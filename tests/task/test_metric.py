@@ -13,7 +13,7 @@ from scipy import stats
 from sklearn import metrics as sk
 
 from headsearch.errors import InputError
-from headsearch.task.metric import Score, Threshold, make_objective
+from headsearch.task.metric import Score, Threshold, make_objective, stricter
 
 RANDOM = np.random.default_rng(0)
 
@@ -50,6 +50,13 @@ def test_regression_metrics_equal_scipys(name: str, function) -> None:
     score = make_objective(name, labels, 1).score(outputs)
     assert score.metric == pytest.approx(function(outputs[:, 0], labels).statistic, abs=1e-12)
     assert score.loss == pytest.approx(np.mean((outputs[:, 0] - labels) ** 2))
+
+
+@pytest.mark.parametrize("name", ["pearson", "spearman"])
+def test_a_correlation_with_the_opposite_is_negative(name: str) -> None:
+    labels = np.arange(6.0)
+    score = make_objective(name, labels, 1).score(-labels[:, None].astype(np.float32))
+    assert score.metric == pytest.approx(-1.0)
 
 
 @pytest.mark.parametrize("name", ["pearson", "spearman"])
@@ -183,6 +190,9 @@ def test_a_full_model_that_answers_all_alike_is_no_measure(metric: str) -> None:
     assert objective.flaw(alike) == f"its answers are all the same, and so its {metric} is 0"
     assert objective.flaw(np.eye(2, dtype=np.float32)[labels]) is None
     assert make_objective("accuracy", labels, 2).flaw(alike) is None
+    # Its F1 is 2/3 where all answers are the class that it is of.
+    expected = None if metric == "f1" else "its answers are all the same, and so its matthews is 0"
+    assert objective.flaw(alike[:, ::-1]) == expected
 
 
 def test_a_full_model_of_infinite_perplexity_is_no_measure() -> None:
@@ -247,5 +257,65 @@ def test_margins_and_short_axes_agree_with_numpys_own_way(classes: int) -> None:
         outputs[0, :7, 0] = broken
         right = (outputs[0, 7:].argmax(axis=-1) == labels[7:]).sum() / 300
         assert objective.metrics(outputs)[0] == right
-    outputs[0, :7, 0] = 3e38  # finite, though the sum of two is not
+    outputs[0, :7, :2] = 3e38  # finite, though the sum of two is not
     assert np.isfinite(objective.losses(outputs)).all()
+    assert objective.metrics(outputs)[0] == (outputs[0].argmax(axis=-1) == labels).mean()
+
+
+def test_of_two_thresholds_the_stricter_allows_less() -> None:
+    loose, strict = Threshold(0.8, 80), Threshold(0.81, 81)
+    assert stricter(loose, strict) == stricter(strict, loose) == strict
+
+
+@pytest.mark.parametrize("classes", [2, 3, 9])
+def test_a_threshold_is_in_reach_as_long_as_all_other_answers_may_be_right(classes: int) -> None:
+    outputs, labels = classification(classes, 60)
+    outputs[::7, 0] = np.nan
+    objective = make_objective("accuracy", labels, classes)
+    examples = RANDOM.permutation(60)[:25]
+    right = sum(
+        np.isfinite(outputs[place]).all() and outputs[place].argmax() == labels[place]
+        for place in examples
+    )
+    assert objective.right_of(outputs[examples], examples) == right
+    for correct in range(61):
+        expected = right + 35 >= correct
+        threshold = Threshold(correct / 60, correct)
+        assert objective.in_reach(outputs[examples], examples, threshold) == expected
+    f1 = make_objective("f1", labels, classes)
+    assert f1.in_reach(outputs[examples], examples, Threshold(1.0)), "of others nothing is known"
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+def test_the_hardest_examples_are_those_whose_right_class_is_furthest_behind(classes: int) -> None:
+    outputs, labels = classification(classes, 40)
+    outputs[7, 0] = np.nan
+    objective = make_objective("accuracy", labels, classes)
+    ahead = [
+        -np.inf
+        if place == 7
+        else row[label] - max(value for other, value in enumerate(row) if other != label)
+        for place, (row, label) in enumerate(zip(outputs.tolist(), labels.tolist(), strict=True))
+    ]
+    order = sorted(range(40), key=lambda place: ahead[place])
+    assert objective.hardest_first(outputs).tolist() == order
+    assert objective.closest(outputs, 9).tolist() == sorted(order[:9])
+    wrong = sum(each <= 0 for each in ahead)
+    some = order[: wrong + 5]
+    margins = objective.margins(outputs[some], labels[some])
+    for correct in (39 - wrong, 40 - wrong, 41 - wrong):
+        met = objective.can_meet(margins, Threshold(correct / 40), objective.least[:, some])
+        assert met == (correct <= 40 - wrong)
+
+
+@pytest.mark.parametrize("classes", [1, 2, 4])
+def test_what_is_not_finite_has_no_derivatives(classes: int) -> None:
+    outputs = RANDOM.normal(size=(6, classes)).astype(np.float32)
+    outputs[2, 0], outputs[4, -1] = np.nan, np.inf
+    labels = np.arange(6) % max(classes, 2)
+    name = "pearson" if classes == 1 else "accuracy"
+    with np.errstate(invalid="ignore"):
+        slopes, weights = make_objective(name, labels, classes).derivatives(outputs)
+    assert not slopes[[2, 4]].any()
+    assert np.isfinite(slopes).all()
+    assert np.isfinite(weights).all()
