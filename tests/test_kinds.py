@@ -298,6 +298,23 @@ def test_words_that_have_no_token_lose_their_labels_and_no_others() -> None:
     assert len(np.unique(without.labels)) > 1
 
 
+def test_texts_of_which_no_word_has_a_token_change_nothing() -> None:
+    empty: list[Row] = [{"text": [" "], "label": ["B"]}] * 200  # several batches of them alone
+    rows = [*empty[:150], *TAGGED, *empty[150:]]
+    config = RunConfig(model="model", data="data", engine="inline")
+    examples = examples_from_rows(rows, id2label=NAMES, classes=3, kind="tokens")
+    with_them = make_task(TAGGER, TOKENIZER, examples, config).data
+    assert with_them.examples == len(TAGGED)
+    assert sorted(with_them.order) == list(range(150, 150 + len(TAGGED)))
+    found = [
+        headsearch.search(TAGGER, TOKENIZER, each, max_drop=DROP, max_evaluations=12)
+        for each in (rows, TAGGED)
+    ]
+    for name in ("baseline", "best", "operating_points", "scored", "examples"):
+        assert found[0].details[name] == found[1].details[name]
+    assert found[0].best.heads_removed > 0
+
+
 def test_a_plan_bills_no_gradients_of_tokens_and_has_room_for_all_rows(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
