@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -214,3 +215,7 @@ def paths_of(asked: Sequence[tuple[Guide, View]]) -> list[Path]:
 @cache
 def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(MOST_AT_ONCE)
+
+
+if hasattr(os, "register_at_fork"):  # a process that is forked off has none of its threads
+    os.register_at_fork(after_in_child=_pool.cache_clear)
