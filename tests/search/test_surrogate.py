@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import combinations
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -130,6 +131,36 @@ def test_the_number_of_threads_changes_nothing() -> None:
             found.append(Surrogate(np.ones(72), known).predict(removed[:40] * removed[40:80]))
     np.testing.assert_array_equal(found[0][0], found[1][0])
     np.testing.assert_array_equal(found[0][1], found[1][1])
+
+
+def test_searches_in_several_threads_limit_blas_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Limits:
+        within, seen = 0, list[int]()
+
+        def limit(self, **_: object) -> Limits:
+            return self
+
+        def __enter__(self) -> None:
+            self.within += 1
+            self.seen.append(self.within)
+
+        def __exit__(self, *_: object) -> None:
+            self.within -= 1
+
+    limits = Limits()
+    monkeypatch.setattr(module, "_threads", lambda: limits)
+
+    def computes() -> None:
+        with module.one_thread():
+            pass
+
+    other = Thread(target=computes)
+    with module.one_thread():
+        other.start()
+        other.join(0.2)  # where it need not wait, it is through by then
+        assert other.is_alive()
+    other.join()
+    assert limits.seen == [1, 1]
 
 
 def test_heads_that_move_nothing_so_far_may_still_be_removed() -> None:
