@@ -20,6 +20,8 @@ import headsearch
 from headsearch.engine.inline import InlineWorkers
 from headsearch.errors import DataError, InputError, ModelError
 from headsearch.heads import HeadSet
+from headsearch.memo.memory import MemoryStore
+from headsearch.memo.store import Block
 from headsearch.model.gate import gates, removal_gates
 from headsearch.model.plain import plain_outputs
 from headsearch.report.plan_text import plan_lines
@@ -357,6 +359,28 @@ def test_what_has_nothing_on_top_is_refused() -> None:
     model = tiny("BertForMaskedLM", BERT_LIKE)
     with pytest.raises(ModelError, match="BertForMaskedLM has no classification head"):
         headsearch.search(model, TOKENIZER, TAGGED)
+
+
+def test_what_is_stored_in_one_is_limited_where_many_words_are_scored_for_many_states(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sizes = list[int]()
+
+    class Store(MemoryStore):
+        def add(self, blocks: Sequence[Block]) -> None:
+            sizes.extend(len(block.data) for block in blocks)
+            super().add(blocks)
+
+    monkeypatch.setattr(headsearch.api, "MemoryStore", Store)
+    monkeypatch.setattr(prepare, "tokenise", partial(prepare.tokenise, batch_examples=2))
+    whole = headsearch.search(TAGGER, TOKENIZER, TAGGED, max_drop=DROP, max_evaluations=30)
+    most = 4000
+    assert max(sizes) > 2 * most
+    sizes.clear()
+    monkeypatch.setattr("headsearch.task.shards.PIECE_BYTES", most)
+    found = headsearch.search(TAGGER, TOKENIZER, TAGGED, max_drop=DROP, max_evaluations=30)
+    assert max(sizes) <= most
+    assert found.operating_points == whole.operating_points
 
 
 def test_plans_are_of_rows() -> None:
