@@ -211,6 +211,11 @@ def test_a_full_model_that_nothing_can_be_compared_with_can_be_told_again() -> N
         ({"labels": [[0, 1]]}, "`labels` must be class ids"),
         ({"labels": ["a"]}, "`labels` must be class ids"),
         ({"labels": [np.nan], "metric": "pearson"}, "`labels` must be finite numbers"),
+        (
+            {"labels": [2.5, 2.5], "metric": "pearson"},
+            "`labels` must not all be the same for the metric pearson.* but all 2 are 2.5",
+        ),
+        ({"labels": [1, 1], "metric": "matthews"}, "`labels` must not all be the same"),
         ({"metric": "perplexity"}, "`metric` must be one of accuracy, f1, matthews"),
         ({"metric": "bleu"}, "`metric` must be one of"),
         ({"max_drop": 1}, "`max_drop` must be in"),
