@@ -58,7 +58,9 @@ class View:
         """
         moved = self.effects
         if moved.shape[2] > 1:
-            moved = moved - (over_classes(np.add, moved) / np.float32(moved.shape[2]))[..., None]
+            with np.errstate(invalid="ignore"):  # of heads that break an example
+                mean = over_classes(np.add, moved) / np.float32(moved.shape[2])
+                moved = moved - mean[..., None]
         return np.asarray(moved.reshape(len(self.heads), -1))
 
     @cached_property
