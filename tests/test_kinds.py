@@ -20,6 +20,8 @@ import headsearch
 from headsearch.engine.inline import InlineWorkers
 from headsearch.errors import DataError, InputError, ModelError
 from headsearch.heads import HeadSet
+from headsearch.memo.memory import MemoryStore
+from headsearch.memo.store import Block
 from headsearch.model.gate import gates, removal_gates
 from headsearch.model.plain import plain_outputs
 from headsearch.report.plan_text import plan_lines
@@ -298,6 +300,23 @@ def test_words_that_have_no_token_lose_their_labels_and_no_others() -> None:
     assert len(np.unique(without.labels)) > 1
 
 
+def test_texts_of_which_no_word_has_a_token_change_nothing() -> None:
+    empty: list[Row] = [{"text": [" "], "label": ["B"]}] * 200  # several batches of them alone
+    rows = [*empty[:150], *TAGGED, *empty[150:]]
+    config = RunConfig(model="model", data="data", engine="inline")
+    examples = examples_from_rows(rows, id2label=NAMES, classes=3, kind="tokens")
+    with_them = make_task(TAGGER, TOKENIZER, examples, config).data
+    assert with_them.examples == len(TAGGED)
+    assert sorted(with_them.order) == list(range(150, 150 + len(TAGGED)))
+    found = [
+        headsearch.search(TAGGER, TOKENIZER, each, max_drop=DROP, max_evaluations=12)
+        for each in (rows, TAGGED)
+    ]
+    for name in ("baseline", "best", "operating_points", "scored", "examples"):
+        assert found[0].details[name] == found[1].details[name]
+    assert found[0].best.heads_removed > 0
+
+
 def test_a_plan_bills_no_gradients_of_tokens_and_has_room_for_all_rows(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -340,6 +359,28 @@ def test_what_has_nothing_on_top_is_refused() -> None:
     model = tiny("BertForMaskedLM", BERT_LIKE)
     with pytest.raises(ModelError, match="BertForMaskedLM has no classification head"):
         headsearch.search(model, TOKENIZER, TAGGED)
+
+
+def test_what_is_stored_in_one_is_limited_where_many_words_are_scored_for_many_states(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sizes = list[int]()
+
+    class Store(MemoryStore):
+        def add(self, blocks: Sequence[Block]) -> None:
+            sizes.extend(len(block.data) for block in blocks)
+            super().add(blocks)
+
+    monkeypatch.setattr(headsearch.api, "MemoryStore", Store)
+    monkeypatch.setattr(prepare, "tokenise", partial(prepare.tokenise, batch_examples=2))
+    whole = headsearch.search(TAGGER, TOKENIZER, TAGGED, max_drop=DROP, max_evaluations=30)
+    most = 4000
+    assert max(sizes) > 2 * most
+    sizes.clear()
+    monkeypatch.setattr("headsearch.task.shards.PIECE_BYTES", most)
+    found = headsearch.search(TAGGER, TOKENIZER, TAGGED, max_drop=DROP, max_evaluations=30)
+    assert max(sizes) <= most
+    assert found.operating_points == whole.operating_points
 
 
 def test_plans_are_of_rows() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from headsearch.engine.cutting import MOST_CHILDREN
 from headsearch.engine.executor import Plan, Workers
 from headsearch.engine.inline import InlineWorkers
 from headsearch.engine.worker import independent, with_threads
@@ -169,8 +170,12 @@ def _independent(task: Task, config: RunConfig, gpus: float, inline: bool) -> bo
 
 
 def _row_bytes(task: Task) -> int:
-    """Return the bytes of an example's gradients, or of its outputs where there are none."""
-    return 4 * task.objective.classes * (task.shape.total if task.gradients else 1)
+    """Return the bytes of an example in the largest answer of a job.
+
+    That is of gradients for each head, or of outputs of as many states as a job may have.
+    """
+    heads = task.shape.total if task.gradients else 0
+    return 4 * task.objective.classes * max(heads, MOST_CHILDREN)
 
 
 def _machine() -> tuple[int, int]:

@@ -25,13 +25,16 @@ from headsearch.run.folder import check_free
 from headsearch.run.machine import machine_memory
 from headsearch.run.prepare import Task, check_parts, load_task
 from headsearch.run.probe import Speed, probe
-from headsearch.search.weight import HEADS
+from headsearch.search.weight import HEADS, Weight
 
 PROBE_SECONDS = 10.0
 # Numbers of workers are doubled while half of what they could do is used, and up to 8 in any case.
 LEAST_SHOWN, LEAST_EFFICIENCY = 8, 0.5
 # What a memo takes beyond the outputs and gradients in it: measured, a tenth.
 MEMO_OVERHEAD = 1.15
+# What the search itself holds at once beside all outputs, in gradients of one state, which are as
+# large as the effects of all single removals: with guides at work on them, 12 were measured.
+HELD = 12
 # Passes by the plain path: the full model and the best state, on either split.
 PLAIN_PASSES = 2
 
@@ -65,6 +68,7 @@ def make_plan(config: RunConfig, out: Path, price: float | None = None) -> dict[
     choice = engines.choose(config, task)
     no_gpu = choice.plan.gpus > 0 and not torch.cuda.is_available()  # a cluster's head
     tried = replace(choice.plan, gpus=0, dtype="float32") if no_gpu else choice.plan
+    Weight.each(task.shape)  # or there is nothing to search
     speed = probe(task, tried, PROBE_SECONDS)
     evaluations = expected_evaluations(task.shape.total, config)
     each, memory = engines.worker_bytes(config, task), machine_memory()
@@ -77,10 +81,17 @@ def make_plan(config: RunConfig, out: Path, price: float | None = None) -> dict[
         times = _times(task, config, choice, speed, evaluations, price)
     warnings = []
     here = choice.plan.workers if config.ray_address is None and not choice.plan.gpus else 0
-    if here * each > memory:
+    searching, of_workers = _search_bytes(task, evaluations), here * each
+    if of_workers > memory:
         warnings.append(
-            f"{here} workers may need {here * each / 2**30:.1f} GiB but this machine has "
+            f"{here} workers may need {of_workers / 2**30:.1f} GiB but this machine has "
             f"{memory / 2**30:.1f} GiB; use fewer `--workers` or a smaller `--cache-mb`"
+        )
+    elif of_workers + searching > memory:
+        beside = f", beside {of_workers / 2**30:.1f} GiB of workers," if here else ""
+        warnings.append(
+            f"the search itself may need {searching / 2**30:.1f} GiB{beside} but this machine has "
+            f"{memory / 2**30:.1f} GiB; use fewer examples (`--max-examples`)"
         )
     if config.ray_address is not None:
         warnings.append("the speed is this machine's, as if the cluster's workers were like it")
@@ -104,6 +115,7 @@ def make_plan(config: RunConfig, out: Path, price: float | None = None) -> dict[
         "gpus_per_worker": choice.plan.gpus,
         "dtype": config.dtype,
         "bytes_per_worker": each,
+        "bytes_of_search": searching,
         "memory_bytes": memory,
         "disk_bytes": disk,
         "disk_free_bytes": free,
@@ -173,6 +185,13 @@ def _memo_bytes(
     count = min(ends, default=0.0)
     values = count + _gradients(task) * task.shape.total
     return int(MEMO_OVERHEAD * 4 * values * len(task.data.labels) * task.objective.classes)
+
+
+def _search_bytes(task: Task, evaluations: Range | None) -> int:
+    """Return what the search may hold of outputs and of what heads do to them; see `HELD`."""
+    scored = 0.0 if evaluations is None else evaluations.high
+    values = scored + HELD * task.shape.total
+    return int(4 * values * len(task.data.labels) * task.objective.classes)
 
 
 def _gradients(task: Task) -> float:

@@ -108,14 +108,17 @@ class Learner:
     def _weights(self, forecast: Forecast) -> np.ndarray:
         """Return how much each head moves the columns: by gradients, else by single removals.
 
-        Of removals that were given up, in the examples that were scored.
+        Of removals that were given up, in the examples that were scored; of those that break
+        examples, in the others: one infinite weight would leave none to all other heads.
         """
         ledger, total = self._ledger, self._ledger.problem.shape.total
         if HeadSet() in ledger.slopes:
             effects = self._slopes_of(forecast, HeadSet())
         else:
             singles = [ledger.effect(ledger.baseline, head) for head in range(total)]
-            effects = forecast.columns(np.stack(singles))
+            with np.errstate(invalid="ignore"):  # inf - inf is nan, and that is not finite
+                effects = forecast.columns(np.stack(singles))
+            effects = np.where(np.isfinite(effects), effects, 0.0)
         return np.asarray(np.square(effects).mean(axis=1))
 
     def _slopes_of(self, forecast: Forecast, state: HeadSet) -> np.ndarray:

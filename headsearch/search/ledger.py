@@ -137,11 +137,12 @@ class Ledger:
         Its state is known. Of one that was given up, 0 in the examples that were not scored.
         """
         child = self.known[node.heads.add(head)]
-        if child.whole:
-            return np.asarray(child.outputs - node.outputs)
-        scored = self.examples[child.heads]
-        effect = np.zeros_like(node.outputs)
-        effect[scored] = child.outputs - node.outputs[scored]
+        with np.errstate(invalid="ignore"):  # inf - inf, of examples that both break
+            if child.whole:
+                return np.asarray(child.outputs - node.outputs)
+            scored = self.examples[child.heads]
+            effect = np.zeros_like(node.outputs)
+            effect[scored] = child.outputs - node.outputs[scored]
         return effect
 
     def early(self, parent: HeadSet, states: tuple[HeadSet, ...]) -> Ask:

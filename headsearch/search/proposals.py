@@ -288,6 +288,10 @@ def _threads() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(min(cores or 1, MOST_THREADS), "headsearch thinks")
 
 
+if hasattr(os, "register_at_fork"):  # a process that is forked off has none of them
+    os.register_at_fork(after_in_child=_threads.cache_clear)
+
+
 def spread_out(proposals: Iterable[Proposal]) -> list[Proposal]:
     """Return the same in order, but those much like an earlier one last: they would fail alike."""
     chosen: list[Proposal] = []

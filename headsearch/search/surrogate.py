@@ -16,7 +16,10 @@ and b and the noise are chosen by the leave-one-out predictive density (5.10 to 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
+from threading import RLock
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -144,9 +147,18 @@ def _threads() -> Any:
     return ThreadpoolController()  # looks for libraries, which takes milliseconds
 
 
-def one_thread() -> Any:
-    """A context in which BLAS adds up in one order, whatever the machine's number of cores."""
-    return _threads().limit(limits=1, user_api="blas")
+_turn = RLock()
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """A context in which BLAS adds up in one order, whatever the machine's number of cores.
+
+    That is a setting of the whole process: searches in several threads take turns, or the first to
+    leave would give BLAS its threads back while others compute, and the last take them for good.
+    """
+    with _turn, _threads().limit(limits=1, user_api="blas"):
+        yield
 
 
 def _kernel(common: np.ndarray, bend: float) -> np.ndarray:

@@ -21,7 +21,7 @@ from headsearch.search.ledger import check_baseline, finite
 from headsearch.search.points import operating_points, safer_points
 from headsearch.search.problem import Node, Problem
 from headsearch.study.talk import Talk, run
-from headsearch.task.metric import REGRESSION, make_objective
+from headsearch.task.metric import ACCURACY, REGRESSION, make_objective
 
 CLOSED = "closed"
 
@@ -267,4 +267,9 @@ def _labels(labels: Any, metric: str) -> np.ndarray:
     made = array.astype(np.float64 if metric in REGRESSION else np.int64)
     # What the metric says of any model: the number of classes is not known yet.
     make_objective(metric, made, 1 if metric in REGRESSION else max(2, int(made.max()) + 1))
+    if metric != ACCURACY and np.ptp(array) == 0:
+        raise InputError(
+            f"`labels` must not all be the same for the metric {metric}, which means nothing then, "
+            f"but all {len(array)} are {array[0]}"
+        )
     return made

@@ -85,7 +85,8 @@ class BatchedData:
     Attributes:
         batches: shortest examples first within each round; every round has all lengths.
         labels: (rows,) in batch order, of whatever is scored: see `Readout`.
-        order: (examples,) the source position of every example.
+        order: (examples,) the source position of every example; of `TOKENS` without those of which
+            no word has a token.
     """
 
     batches: tuple[Batch, ...]
@@ -217,6 +218,8 @@ def tokenise(
             f"none: example {int(np.argmin(lengths))} is the first"
         )
     order = np.argsort(lengths, kind="stable")
+    if kind == TOKENS:
+        order = _with_words(encoded, order)
     pads = {"attention_mask": 0, "input_ids": pad}
     if "token_type_ids" in encoded:
         pads["token_type_ids"] = 0
@@ -262,14 +265,23 @@ def labels_of(examples: Examples, encoded: Any, order: np.ndarray) -> np.ndarray
         return np.array([len(encoded["input_ids"][source]) - 1 for source in order])
     kept = [examples.labels[source][[*_first_tokens(encoded, source)]] for source in order]
     labels = np.concatenate(kept)
-    if not len(labels):
-        raise DataError("the data must have words to score but none of its words has a token")
     if len(np.unique(labels)) == 1:
         raise DataError(
             f"the words' labels must not all be the same but all {len(labels)} that are left of "
             f"cut texts are {labels[0]}"
         )
     return labels
+
+
+def _with_words(encoded: Any, examples: np.ndarray) -> np.ndarray:
+    """Return those of some examples in which a word is scored, in the same order.
+
+    There may be batches and rounds of nothing but others, and nothing comes of these.
+    """
+    kept = [source for source in examples if _first_tokens(encoded, source)]
+    if not kept:
+        raise DataError("the data must have words to score but none of its words has a token")
+    return np.array(kept, np.int64)
 
 
 def _first_tokens(encoded: Any, source: int) -> dict[int, int]:

@@ -29,8 +29,8 @@ from headsearch.task.readout import EXAMPLES
 PIECES_PER_SHARD = 2
 # A piece of examples is not cut smaller than this.
 LEAST_EXAMPLES = 16
-# What is computed of a piece for one state is no larger, in bytes: it travels and is stored in one,
-# and SQLite takes no more than 1e9.
+# What one job computes of a piece is no larger, in bytes: it travels and is stored in one, and
+# SQLite takes no more than 1e9.
 PIECE_BYTES = 1 << 27
 
 
@@ -75,7 +75,7 @@ class Layout:
         shards: how many shards there are.
         lengths: tokens of each example.
         independent: whether an example's outputs do not depend on those beside it, to the last bit.
-        row_bytes: of the largest that is computed for one state, gradients, of an example.
+        row_bytes: of an example in the largest answer of a job.
     """
 
     offsets: tuple[int, ...]

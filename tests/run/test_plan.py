@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import doctest
 import json
 from pathlib import Path
@@ -14,10 +15,14 @@ import pytest
 import torch
 
 from headsearch.engine.ray_cluster import Capacity
-from headsearch.errors import ModelError, StorageError
+from headsearch.errors import InputError, ModelError, StorageError
+from headsearch.model.checkpoint import load_model, save_pruned
+from headsearch.model.families import head_map
+from headsearch.model.narrow import narrowed
 from headsearch.report import plan_text
 from headsearch.report.plan_text import plan_lines
 from headsearch.run import plan, probe
+from headsearch.run.command import start
 from headsearch.run.config import RunConfig
 from headsearch.run.effort import expected_evaluations, search_seconds
 from headsearch.run.plan import make_plan
@@ -256,6 +261,37 @@ def test_a_disk_without_room_is_refused_and_too_little_memory_is_said(
         StorageError, match=r"the scores may take [0-9.]+ kB but .* has 1.0 kB free"
     ):
         make_plan(config, tmp_path / "run")
+
+
+def test_a_search_that_holds_more_than_there_is_memory_is_told(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = make_plan(config, tmp_path / "run")
+    assert found["warnings"] == []
+    outputs = 4 * found["examples"] * 2  # bytes of one state's, of two classes
+    # All that are scored, and what each head does to them.
+    assert found["bytes_of_search"] > outputs * (found["evaluations"]["high"] + found["heads"])
+    needed = found["bytes_of_search"] + found["bytes_per_worker"]
+    monkeypatch.setattr(plan, "machine_memory", lambda: needed)
+    assert make_plan(config, tmp_path / "run")["warnings"] == []
+    monkeypatch.setattr(plan, "machine_memory", lambda: needed - 1)
+    (warning,) = make_plan(config, tmp_path / "run")["warnings"]
+    assert "the search itself may need 0.0 GiB, beside 1.5 GiB of workers, but" in warning
+    assert "use fewer examples (`--max-examples`)" in warning
+
+
+def test_a_model_without_heads_is_refused_as_a_run_of_it_is(
+    assets: Any, config: RunConfig, tmp_path: Path
+) -> None:
+    model, tokenizer = load_model(config.model)
+    every = head_map(model).full
+    save_pruned(narrowed(model, every), tmp_path / "none", tokenizer)
+    asked = dataclasses.replace(config, model=str(tmp_path / "none"))
+    with pytest.raises(InputError, match="saves no heads: nothing to search"):
+        make_plan(asked, tmp_path / "run")
+    with pytest.raises(InputError, match="saves no heads: nothing to search"):
+        start(asked, tmp_path / "run", SimpleNamespace(on_progress=print))
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_model_whose_layers_can_not_be_emptied_is_told_before_it_is_searched(

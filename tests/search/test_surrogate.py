@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -19,7 +21,7 @@ from headsearch.search.problem import Node
 from headsearch.search.proposals import APART, ASIDE, Proposal, spread_out
 from headsearch.search.surrogate import EXTRAPOLATED, LEAST_WEIGHT, Evidence, Surrogate
 from headsearch.task.metric import Objective, make_objective
-from tests.search.lattice import Lattice
+from tests.search.lattice import Lattice, brute_force
 
 HEADS = 10
 
@@ -130,6 +132,36 @@ def test_the_number_of_threads_changes_nothing() -> None:
             found.append(Surrogate(np.ones(72), known).predict(removed[:40] * removed[40:80]))
     np.testing.assert_array_equal(found[0][0], found[1][0])
     np.testing.assert_array_equal(found[0][1], found[1][1])
+
+
+def test_searches_in_several_threads_limit_blas_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Limits:
+        within, seen = 0, list[int]()
+
+        def limit(self, **_: object) -> Limits:
+            return self
+
+        def __enter__(self) -> None:
+            self.within += 1
+            self.seen.append(self.within)
+
+        def __exit__(self, *_: object) -> None:
+            self.within -= 1
+
+    limits = Limits()
+    monkeypatch.setattr(module, "_threads", lambda: limits)
+
+    def computes() -> None:
+        with module.one_thread():
+            pass
+
+    other = Thread(target=computes)
+    with module.one_thread():
+        other.start()
+        other.join(0.2)  # where it need not wait, it is through by then
+        assert other.is_alive()
+    other.join()
+    assert limits.seen == [1, 1]
 
 
 def test_heads_that_move_nothing_so_far_may_still_be_removed() -> None:
@@ -294,6 +326,26 @@ def test_proposals_much_like_an_earlier_one_come_last() -> None:
     first, alike, other = proposal(0, 1, 2), proposal(0, 1, 3), proposal(3, 4, 5)
     assert len(first.state ^ alike.state) < APART <= len(first.state ^ other.state)
     assert spread_out([first, alike, other]) == [first, other, alike]
+
+
+def test_a_removal_that_breaks_examples_hides_nothing_of_the_other_heads() -> None:
+    class Breaks(Lattice):
+        def of(self, heads: HeadSet) -> np.ndarray:
+            outputs = super().of(heads)
+            outputs[:3, 0] += np.inf if 3 in heads else 0.0
+            return outputs
+
+    lattice = Breaks((3, 4, 2), seed=4, max_drop=0.2)
+    lattice.rounds = ()
+    problem = replace(lattice.problem, gradients=False)
+    ledger = Ledger(problem, lattice, None, lambda step: None, lambda: None)
+    ledger.score([(HeadSet(), tuple(HeadSet.of([head]) for head in range(9)))])
+    proposals = Learner(ledger).proposals()
+    assert len(proposals) > 8
+    assert all(0 <= proposal.chance <= 1 for proposal in proposals)
+    assert len({proposal.chance for proposal in proposals}) > 4
+    found = search(problem, lattice, Settings(patience=None))  # without a warning, too
+    assert found.best.heads == brute_force(lattice)[0]
 
 
 @pytest.mark.parametrize("seed", range(4))

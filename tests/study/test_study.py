@@ -211,6 +211,11 @@ def test_a_full_model_that_nothing_can_be_compared_with_can_be_told_again() -> N
         ({"labels": [[0, 1]]}, "`labels` must be class ids"),
         ({"labels": ["a"]}, "`labels` must be class ids"),
         ({"labels": [np.nan], "metric": "pearson"}, "`labels` must be finite numbers"),
+        (
+            {"labels": [2.5, 2.5], "metric": "pearson"},
+            "`labels` must not all be the same for the metric pearson.* but all 2 are 2.5",
+        ),
+        ({"labels": [1, 1], "metric": "matthews"}, "`labels` must not all be the same"),
         ({"metric": "perplexity"}, "`metric` must be one of accuracy, f1, matthews"),
         ({"metric": "bleu"}, "`metric` must be one of"),
         ({"max_drop": 1}, "`max_drop` must be in"),
@@ -270,6 +275,43 @@ def test_it_needs_no_torch_and_a_program_may_end_without_closing() -> None:
     )
     assert done.stdout.strip().endswith("] False")
     assert done.stderr == ""
+
+
+FORKED = """
+import os, signal
+import numpy as np
+import headsearch
+from headsearch.search import proposals
+from headsearch.search.guides import base
+
+dice = np.random.default_rng(0)
+labels = dice.integers(0, 2, 50)
+full = dice.normal(size=(50, 2)) + 2 * np.eye(2)[labels]
+effects = dice.normal(size=(3, 8, 50, 2)) * 0.3
+
+
+def found():
+    study = headsearch.Study([8] * 3, labels, max_drop=0.1, max_evaluations=150)
+    while batch := study.ask():
+        study.tell([full + sum(effects[pair] for pair in heads) for heads in batch])
+    return study.best
+
+
+before = found()
+assert proposals._threads()._threads and base._pool()._threads, "both were of use"
+child = os.fork()
+if not child:
+    signal.alarm(90)  # none that waits for ever is left behind
+    os._exit(0 if found() == before else 1)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_a_process_that_is_forked_off_one_that_searched_can_search_too() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FORKED], stdout=subprocess.PIPE, text=True, check=True, timeout=120
+    )
+    assert done.stdout.strip() == "0"
 
 
 def test_the_example_of_its_docstring_is_true() -> None:

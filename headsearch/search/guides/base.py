@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -57,7 +58,9 @@ class View:
         """
         moved = self.effects
         if moved.shape[2] > 1:
-            moved = moved - (over_classes(np.add, moved) / np.float32(moved.shape[2]))[..., None]
+            with np.errstate(invalid="ignore"):  # of heads that break an example
+                mean = over_classes(np.add, moved) / np.float32(moved.shape[2])
+                moved = moved - mean[..., None]
         return np.asarray(moved.reshape(len(self.heads), -1))
 
     @cached_property
@@ -214,3 +217,7 @@ def paths_of(asked: Sequence[tuple[Guide, View]]) -> list[Path]:
 @cache
 def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(MOST_AT_ONCE)
+
+
+if hasattr(os, "register_at_fork"):  # a process that is forked off has none of its threads
+    os.register_at_fork(after_in_child=_pool.cache_clear)

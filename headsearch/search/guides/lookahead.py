@@ -48,7 +48,8 @@ class Lookahead:
     def path(self, view: View) -> Path:
         """See `Guide.path`."""
         objective = view.problem.objective
-        penalty, worths = self.caution * view.sizes, view.worths
+        with np.errstate(invalid="ignore"):  # infinite sizes, of heads that break an example
+            penalty, worths = self.caution * view.sizes, view.worths
         outputs = view.node.outputs.astype(np.float64)
         broken = ~finite_rows(outputs)
 
