@@ -16,6 +16,7 @@ and b and the noise are chosen by the leave-one-out predictive density (5.10 to 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -147,7 +148,15 @@ def _threads() -> Any:
     return ThreadpoolController()  # looks for libraries, which takes milliseconds
 
 
-_turn = RLock()
+_turns = [RLock()]
+
+
+def _renew() -> None:
+    _turns[:] = [RLock()]
+
+
+if hasattr(os, "register_at_fork"):  # a process that is forked off has no thread that has a turn
+    os.register_at_fork(after_in_child=_renew)
 
 
 @contextmanager
@@ -157,7 +166,7 @@ def one_thread() -> Iterator[None]:
     That is a setting of the whole process: searches in several threads take turns, or the first to
     leave would give BLAS its threads back while others compute, and the last take them for good.
     """
-    with _turn, _threads().limit(limits=1, user_api="blas"):
+    with _turns[0], _threads().limit(limits=1, user_api="blas"):
         yield
 
 

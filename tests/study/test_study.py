@@ -278,11 +278,12 @@ def test_it_needs_no_torch_and_a_program_may_end_without_closing() -> None:
 
 
 FORKED = """
-import os, signal
+import os, signal, threading
 import numpy as np
 import headsearch
 from headsearch.search import proposals
 from headsearch.search.guides import base
+from headsearch.search.surrogate import one_thread
 
 dice = np.random.default_rng(0)
 labels = dice.integers(0, 2, 50)
@@ -299,7 +300,19 @@ def found():
 
 before = found()
 assert proposals._threads()._threads and base._pool()._threads, "both were of use"
-child = os.fork()
+begun, over = threading.Event(), threading.Event()
+
+
+def compute():
+    with one_thread():
+        begun.set()
+        over.wait()
+
+
+threading.Thread(target=compute).start()
+begun.wait()
+child = os.fork()  # while another thread has its turn
+over.set()
 if not child:
     signal.alarm(90)  # none that waits for ever is left behind
     os._exit(0 if found() == before else 1)
