@@ -15,6 +15,7 @@ from headsearch.heads import HeadSet
 from headsearch.model.bundle import bundle, rebuild
 from headsearch.model.gate import gates
 from headsearch.model.plain import plain_outputs
+from headsearch.scoring import products
 from headsearch.scoring.evaluator import Evaluator
 from headsearch.scoring.item import GRADIENTS, OUTPUTS, WorkItem
 from headsearch.scoring.layers import FusedLayer
@@ -58,13 +59,17 @@ def test_equals_the_plain_path(model: nn.Module, parent: HeadSet) -> None:
         np.testing.assert_array_equal(outputs.argmax(-1), expected.argmax(-1))
 
 
-def test_a_score_is_a_function_of_its_state_alone(model: nn.Module) -> None:
+DTYPES = ["float32", "bfloat16"]  # which processors may have products for
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_score_is_a_function_of_its_state_alone(model: nn.Module, dtype: str) -> None:
     """To the last bit: whatever parent, siblings and cache it is computed with."""
     data = tiny_data(model)
     state, span = HeadSet.of([1, 4, 6, 9]), Span(0, 5)
-    alone = evaluator_of(model, data, cache_bytes=0).outputs(state, [state], span)[0]
+    alone = evaluator_of(model, data, dtype=dtype, cache_bytes=0).outputs(state, [state], span)[0]
     assert np.abs(alone - plain_outputs(model, data.batches, HeadSet())).max() > 1e-4
-    evaluator = evaluator_of(model, data)
+    evaluator = evaluator_of(model, data, dtype=dtype)
     for parent in (*PARENTS, HeadSet.of([1]), HeadSet.of([1, 4, 6]), HeadSet.of([9, 10])):
         for siblings in ([], children_of(parent)):
             found = evaluator.outputs(parent, [*siblings, state], span)[-1]
@@ -82,8 +87,11 @@ REAL_SIZES = [
 ]
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("threads", "width", "heads"), REAL_SIZES)
-def test_the_same_holds_at_the_sizes_of_real_models(width: int, heads: int, threads: int) -> None:
+def test_the_same_holds_at_the_sizes_of_real_models(
+    width: int, heads: int, threads: int, dtype: str
+) -> None:
     """Small products take other kernels than large ones."""
     model = tiny_model(
         "BERT", hidden_size=width, num_attention_heads=heads, intermediate_size=2 * width
@@ -93,7 +101,7 @@ def test_the_same_holds_at_the_sizes_of_real_models(width: int, heads: int, thre
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        evaluator, span = evaluator_of(model, data), Span(0, 2)
+        evaluator, span = evaluator_of(model, data, dtype=dtype), Span(0, 2)
         alone = [evaluator.outputs(state, [state], span)[0] for state in states]
         for parent in (HeadSet(), HeadSet.of([1]), HeadSet.of(range(1, 2 * heads, 6))):
             np.testing.assert_array_equal(evaluator.outputs(parent, states, span), alone)
@@ -106,10 +114,14 @@ def by_length(data: BatchedData, examples: np.ndarray) -> np.ndarray:
     return examples[np.lexsort((examples, lengths[examples]))]
 
 
-def test_an_examples_outputs_do_not_depend_on_those_beside_it(model: nn.Module) -> None:
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_an_examples_outputs_do_not_depend_on_those_beside_it(model: nn.Module, dtype: str) -> None:
     """To the last bit: so examples may be scored in any order."""
     data, random = tiny_data(model, examples=70, per_batch=9), np.random.default_rng(0)
-    evaluator = evaluator_of(model, data)
+    evaluator = evaluator_of(model, data, dtype=dtype)
+    if not products.has_onednn(torch.device("cpu"), getattr(torch, dtype)):
+        assert not evaluator.independent
+        return
     states = children_of(PARENTS[1])[::3]
     whole = evaluator.outputs(PARENTS[1], states, Span(0, len(data.batches)))
     for count in (1, 2, 3, 7, 8, 20, 66):
@@ -121,8 +133,11 @@ def test_an_examples_outputs_do_not_depend_on_those_beside_it(model: nn.Module) 
     np.testing.assert_array_equal(evaluator.outputs(HeadSet(), states, reverse), whole[:, reverse])
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("threads", "width", "heads"), REAL_SIZES)
-def test_nor_do_they_at_the_sizes_of_real_models(width: int, heads: int, threads: int) -> None:
+def test_nor_do_they_at_the_sizes_of_real_models(
+    width: int, heads: int, threads: int, dtype: str
+) -> None:
     model = tiny_model(
         "BERT", hidden_size=width, num_attention_heads=heads, intermediate_size=4 * width
     )
@@ -131,7 +146,7 @@ def test_nor_do_they_at_the_sizes_of_real_models(width: int, heads: int, threads
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        evaluator = evaluator_of(model, data)
+        evaluator = evaluator_of(model, data, dtype=dtype)
         whole = evaluator.outputs(HeadSet(), states, Span(0, 2))
         for count in (1, 2, 5, 17, 40):
             examples = by_length(data, random.permutation(66)[:count])
@@ -428,6 +443,32 @@ def test_bfloat16_is_close(model: nn.Module) -> None:
     high = plain_outputs(model, data.batches, HeadSet.of([1]))
     assert low.dtype == np.float32
     assert np.corrcoef(low.ravel(), high.ravel())[0, 1] > 0.99
+
+
+@pytest.mark.parametrize("state", [HeadSet(), HeadSet.of([0, 4, 5])])
+def test_gradients_in_bfloat16_are_close(model: nn.Module, state: HeadSet) -> None:
+    data = tiny_data(model)
+    low = evaluator_of(model, data, dtype="bfloat16").gradients(state, Span(0, 5))
+    high = evaluator_of(model, data).gradients(state, Span(0, 5))
+    assert low.dtype == np.float32
+    assert np.abs(high).max() > 1e-3
+    assert np.corrcoef(low.ravel(), high.ravel())[0, 1] > 0.99
+
+
+@pytest.mark.parametrize("has", [True, False])
+def test_bfloat16_goes_by_onednn_where_it_has_such_products(
+    has: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: has)
+    products._dtypes.cache_clear()
+    try:
+        model = tiny_model("BERT")
+        made = evaluator_of(model, tiny_data(model), dtype="bfloat16")
+        assert has == any(isinstance(m, PackedLinear) for m in made._model.modules())
+        assert not products.has_onednn(torch.device("cpu"), torch.float16)
+        assert products.has_onednn(torch.device("cpu"), torch.float32)
+    finally:
+        products._dtypes.cache_clear()
 
 
 def test_the_callers_model_is_left_alone(model: nn.Module) -> None:
