@@ -13,7 +13,7 @@ export RAY_USAGE_STATS_ENABLED ?= 0
 
 help:
 	@echo "make demo      prune a real model, from installing on (under 8 minutes without downloads)"
-	@echo "make test      lint, types and tests (under 15 minutes on 2 cores)"
+	@echo "make test      lint, types and tests (8 to 17 minutes on 2 cores)"
 	@echo "make test-all  the slow tests too"
 	@echo "make test-reference  equality with transformers 4.57's own head pruning"
 	@echo "make docs      the documentation site, build/docs/index.html (under a minute)"

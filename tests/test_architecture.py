@@ -162,6 +162,19 @@ def test_help_needs_no_torch() -> None:
     assert "--max-drop" in done.stdout
 
 
+def test_the_command_line_does_not_ask_for_more_of_click_than_was_declared() -> None:
+    # Up to click 8.3 its types are no generic classes, and those of 8.1 will do.
+    assert '"click>=8.1"' in (ROOT.parent / "pyproject.toml").read_text(encoding="utf-8")
+    code = (
+        "import sys, click\nclick.ParamType.__class_getitem__ = None\n"
+        "sys.argv = ['headsearch', 'run', '--help']\n"
+        "from headsearch.cli import main\nmain()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "--time-limit" in done.stdout
+
+
 def test_public_names_are_sorted_and_there() -> None:
     assert headsearch.__all__ == sorted(headsearch.__all__)
     for name in headsearch.__all__:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
+import struct
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pandas as pd
 import pytest
@@ -25,6 +28,7 @@ from headsearch.run.config import RunConfig
 from headsearch.run.export import export
 from headsearch.run.findings import gather
 from headsearch.run.prepare import load_task
+from headsearch.task.data import load_examples
 from headsearch.task.images import images_of
 from tests.calling import caller
 from tests.test_kinds import RANDOM, Quiet, noisy, tiny
@@ -212,6 +216,35 @@ def test_images_may_have_several_labels(metric: str) -> None:
 def test_what_is_no_image_is_refused(value: Any) -> None:
     with pytest.raises(DataError, match=r"column 'image' must hold images .* but row 1 is of type"):
         images_of([PICTURES[0], value], "image")
+
+
+def as_bytes(picture: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "bmp")
+    return file.getvalue()
+
+
+# Cut off, and with a header (width and height are at byte 18) of 3.6 billion pixels.
+DAMAGED = [
+    as_bytes(PICTURES[0])[:-50],
+    as_bytes(PICTURES[0])[:18] + struct.pack("<ii", 60000, 60000) + as_bytes(PICTURES[0])[26:],
+]
+
+
+@pytest.mark.parametrize("damaged", DAMAGED, ids=["cut off", "too large"])
+def test_an_image_that_is_damaged_is_refused(damaged: bytes, tmp_path: Path) -> None:
+    (tmp_path / "damaged.bmp").write_bytes(damaged)
+    with pytest.raises(DataError, match=r"column 'image' must hold images .* but row 1 is of type"):
+        images_of([PICTURES[0], tmp_path / "damaged.bmp"], "image")
+    # A data set decodes its images by itself, when they are read.
+    files = [{"bytes": each, "path": None} for each in (as_bytes(PICTURES[0]), damaged)]
+    columns = {"image": datasets.Image(), "label": datasets.Value("int64")}
+    table = datasets.Dataset.from_dict(
+        {"image": files, "label": [0, 1]}, features=datasets.Features(columns)
+    )
+    table.save_to_disk(str(tmp_path / "saved"))
+    with pytest.raises(DataError, match=r"column 'image' must hold .* but row 1 can't be: "):
+        load_examples(str(tmp_path / "saved"), image_column="image", id2label=None, classes=2)
 
 
 def test_grey_and_transparent_images_are_made_coloured() -> None:

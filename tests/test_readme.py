@@ -88,5 +88,10 @@ def test_every_pinned_version_is_of_a_declared_dependency_and_the_other_way_roun
     assert pinned == declared - {"setuptools"}
 
 
+def test_the_readme_names_the_least_version_of_transformers() -> None:
+    (least,) = re.findall(r'"transformers>=([0-9.]+)"', (ROOT / "pyproject.toml").read_text())
+    assert f"(from {least} on)" in (ROOT / "README.md").read_text()
+
+
 def test_the_table_of_families_is_the_suites_own() -> None:
     assert capability_table() in (ROOT / "README.md").read_text()

@@ -17,16 +17,6 @@ PATH = click.Path(path_type=Path)
 MAYBE_PATH: dict[str, Any] = {"shell_complete": PATH.shell_complete}
 
 
-class Duration(click.ParamType[float]):
-    """A length of time, as `run.config.seconds` reads it."""
-
-    name = "duration"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> float:
-        """Read a duration such as 30m; raises `InputError`, which `main` prints."""
-        return value if isinstance(value, float) else seconds(str(value))
-
-
 def together(*decorators: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """Apply options in the order they are listed."""
 
@@ -130,7 +120,7 @@ resumable = together(
     click.option(
         "--time-limit",
         cls=Common,
-        type=Duration(),
+        type=seconds,  # what it raises, `main` prints
         metavar="TIME",
         help="Stop after a time such as 30m or 2h.",
     ),

@@ -75,7 +75,7 @@ def unpack_array(value: bytes) -> tuple[str, tuple[int, ...], bytes | None, byte
     dtype, shape, rows, data = parts[1], parts[2], parts[3] if len(parts) == 5 else None, parts[-1]
     if not _agree(dtype, shape, data):
         raise MemoError("a memo value is not a packed array: its parts disagree")
-    if rows is not None and not (isinstance(rows, bytes) and len(rows) == 4 * shape[0]):
+    if rows is not None and not (shape and isinstance(rows, bytes) and len(rows) == 4 * shape[0]):
         raise MemoError("a memo value is not a packed array: its parts disagree")
     return dtype, tuple(shape), rows, data
 

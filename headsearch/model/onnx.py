@@ -31,7 +31,8 @@ def require_onnx() -> None:
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise InputError(
-            f"ONNX needs {', '.join(missing)}, which is not installed: pip install headsearch[onnx]"
+            f"ONNX needs {', '.join(missing)}, which is not installed: "
+            "pip install 'headsearch[onnx]'"
         )
 
 

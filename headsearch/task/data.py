@@ -201,10 +201,28 @@ def _columns(rows: Any, names: Sequence[str | None]) -> dict[str, list[Any]]:
     for name in wanted:
         if name not in there:
             raise DataError(f"column {name!r} not found; the columns are {', '.join(there)}")
-    columns = {name: _plain(rows[name]) for name in wanted}
+    columns = {name: _values(rows, name) for name in wanted}
     if len({len(values) for values in columns.values()}) != 1:
         raise DataError("all columns of the data must have the same length")
     return columns
+
+
+def _values(rows: Any, name: str) -> list[Any]:
+    """Return the values of a column; `datasets` decodes images only now."""
+    try:
+        return _plain(rows[name])
+    except Exception as error:  # Pillow has many
+        if not hasattr(rows, "select_columns"):
+            raise
+        alone = rows.select_columns([name])
+        for row in range(len(alone)):
+            try:
+                alone[row]
+            except Exception as wrong:
+                raise DataError(
+                    f"column {name!r} must hold what can be decoded but row {row} can't be: {wrong}"
+                ) from None
+        raise DataError(f"column {name!r} can't be read: {error}") from None
 
 
 def _is_sequence(rows: Any) -> bool:

@@ -45,7 +45,14 @@ def images_of(values: Sequence[Any], column: str) -> list[np.ndarray]:
                 picture = value.convert("RGB")
             else:
                 picture = Image.fromarray(_bytes(np.asarray(value))).convert("RGB")
-        except (OSError, UnidentifiedImageError, TypeError, ValueError, IndexError) as error:
+        except (
+            OSError,
+            UnidentifiedImageError,
+            Image.DecompressionBombError,  # of a size that no image has, as of a damaged header
+            TypeError,
+            ValueError,
+            IndexError,
+        ) as error:
             raise DataError(
                 f"column {column!r} must hold images or paths of image files but row {row} is of "
                 f"type {type(value).__name__}: {error}"

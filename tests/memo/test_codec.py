@@ -105,6 +105,7 @@ def test_arrays_of_single_examples_say_which() -> None:
         msgpack.packb([2, "float32", [3, 2], "rows", data]),
         msgpack.packb([1, "float32", [3, 2], rows, data]),
         msgpack.packb([2, "float32", [3, 2], data]),
+        msgpack.packb([2, "float32", [], b"", data[:4]]),
     ):
         with pytest.raises(MemoError, match="packed array"):
             unpack_array(wrong)

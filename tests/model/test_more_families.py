@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from torch import nn
+from torch import Tensor, nn
+from transformers.models.t5.modeling_t5 import T5Attention
 
 from headsearch.errors import ModelError
 from headsearch.heads import HeadMap, HeadSet
@@ -21,6 +22,7 @@ from headsearch.model.families import (
     max_tokens,
 )
 from headsearch.model.families.llama import SpreadLinear
+from headsearch.model.gate import removed_heads
 from headsearch.model.narrow import narrowed, why_not_empty
 from headsearch.model.samples import logits_of, sample_inputs
 from headsearch.testing.subject import logits
@@ -79,6 +81,36 @@ def test_the_decoder_is_left_alone(name: str) -> None:
     assert left
     for key, value in left.items():
         assert torch.equal(value, model.state_dict()[key]), key
+
+
+def test_narrow_t5_heeds_the_mask_where_transformers_has_it_in_the_first_layers_bias(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """So it is up to 5.14, which may load what is saved here."""
+    model: Any = copy.deepcopy(case("T5")[0]).double()
+    model.set_attn_implementation("eager")
+    inputs = sample_inputs(model, 4, 9, padded=True)
+    removed = HeadSet.of([1, 6])
+    with removed_heads(model, removed):
+        expected = logits_of(model, inputs)
+    stock = T5Attention.forward
+
+    def forward(
+        own: Any, states: Tensor, mask: Tensor | None = None, *args: Any, **named: Any
+    ) -> Any:
+        if hasattr(own, "is_causal"):  # a decoder's
+            return stock(own, states, mask, *args, **named)
+        keys, named["position_bias"] = args or (None, named.get("position_bias"))
+        if named["position_bias"] is not None:
+            return stock(own, states, None, keys, **named)
+        made = stock(own, states, mask, keys, **named)
+        return (made[0], made[1] + mask, *made[2:])
+
+    small: Any = narrowed(model, removed)
+    monkeypatch.setattr(T5Attention, "forward", forward)
+    for block in small.transformer.encoder.block:
+        del block.layer[0].SelfAttention.is_causal
+    np.testing.assert_allclose(logits_of(small, inputs), expected, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("name", ["GPT-2, causal", "OPT, causal", "Llama, causal"])

@@ -300,7 +300,7 @@ def test_what_can_not_be_exported(
     )
     refused(call(folder=tmp_path / "no"), "run folder not found")
     monkeypatch.setattr(onnx, "NEEDED", ("not_there",))
-    refused(call("onnx"), "pip install headsearch[onnx]")
+    refused(call("onnx"), "pip install 'headsearch[onnx]'")
     unfinished = tmp_path / "unfinished"
     unfinished.mkdir()
     shutil.copy(run / "config.json", unfinished)
@@ -441,7 +441,7 @@ def test_latency_of_what_can_not_be_loaded(
     if importlib.util.find_spec("onnxruntime") is not None:
         refused(headsearch("latency", tmp_path / "broken"), "in ONNX Runtime")
     monkeypatch.setattr(onnx, "NEEDED", ("not_there",))
-    refused(headsearch("latency", assets.model, "--onnx"), "pip install headsearch[onnx]")
+    refused(headsearch("latency", assets.model, "--onnx"), "pip install 'headsearch[onnx]'")
     model = save_folder(tmp_path / "other", tiny_model("BERT", vocab_size=80))
     write(model / "config.json", lambda c: c.update(vocab_size=60))
     refused(headsearch("latency", assets.model, model), "is [80, 24] but must be [60, 24]")

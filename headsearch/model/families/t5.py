@@ -35,6 +35,9 @@ class NarrowT5Attention(T5Attention):  # type: ignore[misc]  # untyped base
         if position_bias is None:  # the first layer; the others are given its bias
             tokens = hidden_states.shape[1]
             position_bias = self.compute_bias(tokens, tokens, device=hidden_states.device)
+            # Up to transformers 5.14 the first layer's bias holds the mask, and no other is used.
+            if mask is not None and not hasattr(self, "is_causal"):
+                position_bias = position_bias + mask
         own = position_bias[:, list(self.kept)]
         made = super().forward(hidden_states, mask, key_value_states, own, **kwargs)
         return (made[0], position_bias, *made[2:])
