@@ -185,12 +185,6 @@ class Bounds:
             self._packing = by_size(packing(self.nogoods()))
         return self._packing
 
-    def expected(self, bits: int) -> bool | None:
-        """Return whether a set meets the budget, as far as that is known under the assumption."""
-        if self._feasible.around(bits):
-            return True
-        return False if bits in self._seen or self._nogoods.within(bits) else None
-
     # States as they come
 
     def _meets(self, bits: int) -> None:
