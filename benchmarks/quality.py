@@ -122,6 +122,7 @@ class Arena:
     task: Task
     oracle: Remembering
     others: dict[str, tuple[Task, Evaluator]]
+    groups: dict[str, np.ndarray]  # (examples,) of the others: numbers of films, texts, threads, …
     hardest_first: bool
     outputs: dict[str, np.ndarray] = field(default_factory=dict)  # of the full model, elsewhere
 
@@ -132,7 +133,8 @@ class Arena:
     def elsewhere(self, heads: HeadSet) -> dict[str, dict[str, float | None]]:
         """Metric and loss of a state on the splits that no method saw.
 
-        With the standard error of the metric's fall from the full model's.
+        With the standard error of the metric's fall from the full model's, and the number of
+        groups that it takes for independent draws.
         """
         scores = {}
         for name, (task, evaluator) in self.others.items():
@@ -140,11 +142,12 @@ class Arena:
             if name not in self.outputs:
                 (self.outputs[name],) = evaluator.outputs(HeadSet(), [HeadSet()], every)
             (outputs,) = evaluator.outputs(HeadSet(), [heads], every)
-            score = task.objective.score(outputs)
+            score, groups = task.objective.score(outputs), self.groups[name]
             scores[name] = {
                 "metric": score.metric,
                 "loss": finite(score.loss),
-                "error": standard_error(task.objective, self.outputs[name], outputs),
+                "error": standard_error(task.objective, self.outputs[name], outputs, groups),
+                "groups": int(groups.max()) + 1,
             }
         return scores
 
@@ -155,7 +158,7 @@ def arena(
     """Load a pair; every split is written to a table of its own, as a user's data would be."""
     stem = deal(pair, seed, examples)
     about = json.loads((pairs / pair / "pair.json").read_text())
-    configs, tasks = [], []
+    configs, tasks, groups = [], [], []
     with tempfile.TemporaryDirectory() as folder:
         for name, rows in zip(
             ("search", "certify", "test"), splits(pairs / pair, seed), strict=True
@@ -171,6 +174,8 @@ def arena(
             )
             configs.append(config)
             tasks.append(load_task(config))
+            keys = rows["group"] if "group" in rows else pd.Series(rows.index)
+            groups.append(pd.factorize(keys)[0][tasks[-1].data.order])
     task = tasks[0]
     plan = choose(configs[0], task).plan
     workers = InlineWorkers(task.bundle, task.data, plan)
@@ -183,20 +188,28 @@ def arena(
         name: (other, Evaluator(other.model, other.data.batches, device=device))
         for name, other in zip(("certify", "test"), tasks[1:], strict=True)
     }
-    return Arena(task, oracle, others, plan.layout.independent), workers
+    of_others = dict(zip(others, groups[1:], strict=True))
+    return Arena(task, oracle, others, of_others, plan.layout.independent), workers
 
 
-def standard_error(objective: Objective, before: np.ndarray, after: np.ndarray) -> float:
-    """Return the standard error of how far a metric falls, by a paired bootstrap over examples.
+def standard_error(
+    objective: Objective, before: np.ndarray, after: np.ndarray, groups: np.ndarray
+) -> float:
+    """Return the standard error of how far a metric falls, by a paired bootstrap over groups.
+
+    Examples of a film or a thread fall together, so that single ones are no independent draws.
 
     Args:
         objective: metric and labels.
         before, after: outputs of the same examples, (examples, classes).
+        groups: the number of each example's group, (examples,).
     """
-    random, total = np.random.default_rng(0), len(objective.labels)
-    falls = []
+    members = [np.flatnonzero(groups == number) for number in range(int(groups.max()) + 1)]
+    random, falls = np.random.default_rng(0), []
     for _ in range(DRAWS):
-        drawn = random.integers(total, size=total)
+        drawn = np.concatenate(
+            [members[n] for n in random.integers(len(members), size=len(members))]
+        )
         of_these = replace(objective, labels=objective.labels[drawn])
         falls.append(of_these.score(before[drawn]).metric - of_these.score(after[drawn]).metric)
     return round(float(np.std(falls)), 5)
@@ -235,7 +248,7 @@ def complete(of: Arena, methods: dict[str, Any]) -> None:
     """Take metric and loss of headsearch's points beside baselines on the other splits too."""
     for entry in methods.values():
         for point in (entry, ours_at(methods, entry["heads"])):
-            if "error" not in point.get("test", {}):
+            if "groups" not in point.get("test", {}):
                 point |= of.elsewhere(of.task.shape.from_pairs(point["removed"]))
 
 
