@@ -124,7 +124,9 @@ def test_a_broken_onnx_file_is_one_clear_error(tmp_path: Path) -> None:
 def test_without_the_extra_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnx, "NEEDED", ("onnx_that_is_not_there", "json"))
     assert importlib.util.find_spec("json") is not None
-    with pytest.raises(InputError, match=r"onnx_that_is_not_there.*pip install headsearch\[onnx\]"):
+    with pytest.raises(
+        InputError, match=r"onnx_that_is_not_there.*pip install 'headsearch\[onnx\]'"
+    ):
         export_onnx(tiny_model("BERT"), ["input_ids"], tmp_path)
 
 
