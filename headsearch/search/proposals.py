@@ -14,6 +14,7 @@ from scipy import special
 
 from headsearch.heads import HeadSet
 from headsearch.search.forecast import Forecast
+from headsearch.search.forks import when_forked
 from headsearch.search.problem import Node, Problem
 from headsearch.search.surrogate import Surrogate, indicators, one_thread
 from headsearch.search.weight import by_worth
@@ -288,8 +289,7 @@ def _threads() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(min(cores or 1, MOST_THREADS), "headsearch thinks")
 
 
-if hasattr(os, "register_at_fork"):  # a process that is forked off has none of them
-    os.register_at_fork(after_in_child=_threads.cache_clear)
+when_forked(_threads.cache_clear)
 
 
 def spread_out(proposals: Iterable[Proposal]) -> list[Proposal]:

@@ -16,7 +16,6 @@ and b and the noise are chosen by the leave-one-out predictive density (5.10 to 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -28,6 +27,7 @@ from scipy import linalg
 from threadpoolctl import ThreadpoolController
 
 from headsearch.heads import HeadSet
+from headsearch.search.forks import when_forked
 
 BENDS = (0.5, 1.0, 2.0, 4.0)
 NOISES = (1e-4, 1e-3, 1e-2)
@@ -155,8 +155,7 @@ def _renew() -> None:
     _turns[:] = [RLock()]
 
 
-if hasattr(os, "register_at_fork"):  # a process that is forked off has no thread that has a turn
-    os.register_at_fork(after_in_child=_renew)
+when_forked(_renew)  # no thread has a turn there
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
+from headsearch.search.forks import when_forked
 from headsearch.search.problem import Node, Problem
 from headsearch.task.metric import Objective, Threshold, finite_rows, over_classes
 
@@ -219,5 +219,4 @@ def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(MOST_AT_ONCE)
 
 
-if hasattr(os, "register_at_fork"):  # a process that is forked off has none of its threads
-    os.register_at_fork(after_in_child=_pool.cache_clear)
+when_forked(_pool.cache_clear)
